@@ -1,0 +1,329 @@
+"""How good predictions are: PSNR, SSIM, LPIPS, FVD, and confidence intervals of their means.
+
+PSNR and SSIM are TensorFlow, usable inside a graph. LPIPS needs PyTorch and FVD a downloaded
+network: both are optional, and imported only by who asks for them.
+"""
+
+import os
+import urllib.error
+import warnings
+
+import numpy as np
+import scipy.stats
+import tensorflow as tf
+
+from tools import UserError
+
+SSIM_WINDOW = 7
+MAX_PSNR = 100.0  # dB
+
+
+# ----------------------------------------------------------------------------------- PSNR, SSIM
+
+
+# XLA fuses each metric into a few passes over memory, on CPU as on GPU: 4 to 20 times faster.
+@tf.function(jit_compile=True)
+def psnr(truth, prediction, data_range=1.0):
+    """Peak signal-to-noise ratio of every frame, 10 log10(data_range^2 / mse), in dB.
+
+    Two equal frames have an infinite ratio, which would make any mean infinite: ratios are cut off
+    at 100 dB. Two 8-bit frames of 64x64 pixels that differ at all are below 90 dB, so the cut-off
+    touches equal frames only; everywhere else this is scikit-image's peak_signal_noise_ratio.
+
+    Args:
+        truth: [..., H, W, C], in [0, data_range]. Broadcasts against prediction.
+        prediction: [..., H, W, C], C known in advance.
+        data_range: a Python number, the distance between the least and the greatest pixel value.
+
+    Returns:
+        [...] float32.
+    """
+    error = tf.cast(truth, tf.float64) - tf.cast(prediction, tf.float64)
+    mse = tf.reduce_mean(error**2, [-3, -2, -1])
+    mse = tf.maximum(mse, data_range**2 * 10 ** (-MAX_PSNR / 10))
+    return tf.cast(10 / np.log(10) * tf.math.log(data_range**2 / mse), tf.float32)
+
+
+@tf.function(jit_compile=True)
+def ssim(truth, prediction, data_range=1.0):
+    """Structural similarity of every frame (Wang et al. 2004), as scikit-image computes it.
+
+    The defaults of skimage.metrics.structural_similarity: a uniform 7x7 window, the sample
+    covariance (n - 1), K1 = 0.01, K2 = 0.03, the mean over the windows that lie inside the frame
+    and over the channels. Computed in float64: the variance of a flat window is the difference of
+    two nearly equal numbers, whose float32 rounding is not small beside (K2 data_range)^2.
+
+    Args:
+        truth: [..., H, W, C]. Broadcasts against prediction: give [B, 1, T, H, W, C] for samples
+            [B, S, T, H, W, C], and the means of the truth are computed once.
+        prediction: [..., H, W, C], C known in advance.
+        data_range: a Python number, the distance between the least and the greatest pixel value.
+
+    Returns:
+        [...] float32, at most 1.
+    """
+    channels = truth.shape[-1]
+
+    def window_mean(x):
+        return _window_sum(x, channels) / SSIM_WINDOW**2
+
+    x, y = _rows(tf.cast(truth, tf.float64)), _rows(tf.cast(prediction, tf.float64))
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean_x, mean_y = window_mean(x), window_mean(y)
+    squared_means = mean_x**2 + mean_y**2
+    # The formula needs only the sum of the variances: one moving average instead of two.
+    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    variances = unbiased * (window_mean(x**2 + y**2) - squared_means)
+    covariance = unbiased * (window_mean(x * y) - mean_x * mean_y)
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+                  / ((squared_means + c1) * (variances + c2)))
+    return tf.cast(tf.reduce_mean(similarity, [-2, -1]), tf.float32)
+
+
+def _rows(video):
+    """Joins columns and channels, so that the innermost axis is long: [..., H, W C]."""
+    return tf.reshape(video, tf.concat([tf.shape(video)[:-2], [-1]], 0))
+
+
+def _window_sum(x, channels):
+    """Sum over every 7x7 window inside a frame: [..., H, W C] -> [..., H - 6, (W - 6) C]."""
+    # Sums of 7 from sums of 2 and of 4: four additions a pixel and axis.
+    pairs = x[..., :-1, :] + x[..., 1:, :]
+    fours = pairs[..., :-2, :] + pairs[..., 2:, :]
+    x = fours[..., :-3, :] + pairs[..., 4:-1, :] + x[..., 6:, :]
+    c = channels
+    pairs = x[..., :-c] + x[..., c:]
+    fours = pairs[..., : -2 * c] + pairs[..., 2 * c :]
+    return fours[..., : -3 * c] + pairs[..., 4 * c : -c] + x[..., 6 * c :]
+
+
+# --------------------------------------------------------------------------- confidence intervals
+
+
+def bootstrap_interval(values, confidence=0.95, seed=0, num_resamples=2000):
+    """Confidence interval of the mean over examples, by the percentile bootstrap (SciPy).
+
+    One example says nothing of the spread: both bounds are then NaN.
+
+    Args:
+        values: [N] or [N, ...], one entry an example; finite.
+        confidence: the share of intervals that hold the true mean.
+        seed: of the resampling; equal seeds give equal intervals.
+        num_resamples: sets of N examples drawn with replacement.
+
+    Returns:
+        low, high: each [...], float64.
+    """
+    values = np.asarray(values, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("bootstrap_interval needs finite values")
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+    # SciPy resamples the examples' numbers; the mean of the examples a resample holds is a matrix
+    # product with how often it holds each, far cheaper than gathering [resamples, N, ...] values.
+    flat = values.reshape(len(values), -1)
+
+    def mean(resampled, axis):
+        counts = np.apply_along_axis(np.bincount, axis, resampled, minlength=len(flat))
+        return np.moveaxis(counts @ flat / len(flat), -1, 0)
+
+    result = scipy.stats.bootstrap(
+        (np.arange(len(flat)),), mean, confidence_level=confidence, n_resamples=num_resamples,
+        method="percentile", rng=np.random.default_rng(seed))
+    interval = result.confidence_interval
+    return interval.low.reshape(values.shape[1:]), interval.high.reshape(values.shape[1:])
+
+
+# -------------------------------------------------------------------------------------------- LPIPS
+
+
+class LPIPS:
+    """Learned perceptual distance between frames (Zhang et al. 2018), by the `lpips` package.
+
+    0 for equal frames; lower is better. Needs PyTorch; runs on its GPU if it sees one.
+
+    Args:
+        net: the backbone: "alex" (what video prediction papers report), "vgg" or "squeeze".
+        pretrained: False leaves the backbone at random weights, which need no download. Figures
+            from it mean nothing; it is for tests.
+        batch_size: frames compared at a time.
+    """
+
+    def __init__(self, net="alex", pretrained=True, batch_size=256):
+        try:
+            import lpips
+            import torch
+        except ImportError as error:
+            raise UserError(
+                f"LPIPS needs the package {error.name!r}: pip install torch torchvision lpips"
+            ) from None
+        try:
+            model = lpips.LPIPS(net=net, pnet_rand=not pretrained, verbose=False)
+        except urllib.error.URLError as error:
+            raise UserError(f"LPIPS cannot download the weights of {net!r}: {error}") from None
+        self._torch = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = model.eval().to(self._device)
+        self._batch_size = batch_size
+
+    def __call__(self, truth, prediction):
+        """Distance of every frame.
+
+        Args:
+            truth: [..., H, W, C] in [0, 1], C 1 or 3. Broadcasts against prediction.
+            prediction: [..., H, W, C] in [0, 1].
+
+        Returns:
+            [...] float32.
+        """
+        truth, prediction = np.broadcast_arrays(truth, prediction)
+        leading, frame = truth.shape[:-3], truth.shape[-3:]
+        truth, prediction = truth.reshape(-1, *frame), prediction.reshape(-1, *frame)
+        distances = []
+        with self._torch.inference_mode():
+            for i in range(0, len(truth), self._batch_size):
+                batch = slice(i, i + self._batch_size)
+                distance = self._model(self._images(truth[batch]), self._images(prediction[batch]))
+                distances.append(distance.cpu().numpy().reshape(-1))
+        return np.concatenate(distances).astype(np.float32).reshape(leading)
+
+    def _images(self, frames):
+        """[N, H, W, C] in [0, 1] -> [N, 3, H, W] in [-1, 1], as the backbone expects."""
+        images = np.moveaxis(2 * np.asarray(frames, np.float32) - 1, -1, 1)
+        images = np.repeat(images, 3 // images.shape[1], axis=1)
+        return self._torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+
+
+# ---------------------------------------------------------------------------------------------- FVD
+
+
+class FVD:
+    """Fréchet video distance (Unterthiner et al. 2018): of the features of two sets of videos.
+
+    Args:
+        model: a network from videos [N, T, 224, 224, 3] in [-1, 1] to features [N, D]: the folder
+            of a SavedModel, or a TF-Hub handle such as
+            https://tfhub.dev/deepmind/i3d-kinetics-400/1, the network of the paper.
+        batch_size: videos in the network at a time.
+    """
+
+    MIN_VIDEOS = 256
+    SIZE = 224
+
+    def __init__(self, model, batch_size=8):
+        # A signature does not keep the variables of its SavedModel alive: hold both.
+        self._saved_model = _load_saved_model(model)
+        self._signature = _only_signature(self._saved_model, model)
+        self._name = model
+        self._batch_size = batch_size
+
+    def features(self, videos):
+        """Features of videos.
+
+        Args:
+            videos: [N, T, H, W, C] in [0, 1], C 1 or 3.
+
+        Returns:
+            [N, D] float64.
+        """
+        features = []
+        for i in range(0, len(videos), self._batch_size):
+            (output,) = self._signature(self._prepare(videos[i : i + self._batch_size])).values()
+            features.append(np.asarray(output, np.float64).reshape(output.shape[0], -1))
+        return np.concatenate(features)
+
+    def __call__(self, features_a, features_b, num_frames):
+        """The distance, with what it was computed from; warns where that is too little.
+
+        Args:
+            features_a, features_b: [N, D], of the true and of the predicted videos.
+            num_frames: frames of each video.
+
+        Returns:
+            A dict for summary.json: fvd, fvd_num_videos, fvd_num_frames, fvd_model.
+        """
+        num_videos = min(len(features_a), len(features_b))
+        if num_videos < self.MIN_VIDEOS:
+            warnings.warn(
+                f"FVD of {num_videos} videos is biased upwards; use {self.MIN_VIDEOS} or more",
+                stacklevel=2)
+        return {
+            "fvd": frechet_distance(features_a, features_b), "fvd_num_videos": num_videos,
+            "fvd_num_frames": num_frames, "fvd_model": str(self._name)}
+
+    def _prepare(self, videos):
+        """[N, T, H, W, C] in [0, 1] -> [N, T, 224, 224, 3] in [-1, 1]."""
+        videos = tf.convert_to_tensor(videos, tf.float32)
+        n, t, h, w, c = videos.shape
+        # TensorFlow 1's resize, which samples at other points than tf.image.resize: published
+        # figures come from it.
+        frames = tf.compat.v1.image.resize_bilinear(
+            tf.reshape(videos, [n * t, h, w, c]), [self.SIZE, self.SIZE])
+        frames = tf.repeat(frames, 3 // c, axis=-1)
+        return 2 * tf.reshape(frames, [n, t, self.SIZE, self.SIZE, 3]) - 1
+
+
+def _load_saved_model(model):
+    """Loads a SavedModel from a folder, or from a TF-Hub handle."""
+    path = str(model)
+    if "://" in path:
+        try:
+            import tensorflow_hub
+        except ImportError:
+            raise UserError(
+                f"FVD model {model} needs TensorFlow Hub: pip install tensorflow-hub") from None
+        path = tensorflow_hub.resolve(path)
+    if not tf.saved_model.contains_saved_model(path):
+        raise UserError(f"FVD model {model}: no SavedModel in that folder")
+    # A module of TensorFlow 1's Hub holds a second graph for training; this one has no tags.
+    is_hub_module = os.path.exists(os.path.join(path, "tfhub_module.pb"))
+    return tf.saved_model.load(path, tags=[] if is_hub_module else None)
+
+
+def _only_signature(saved_model, name):
+    """The signature of a SavedModel that maps one tensor to one tensor."""
+    for key in ("default", "serving_default"):  # of TensorFlow 1's Hub, of TensorFlow 2
+        if key in saved_model.signatures:
+            signature = saved_model.signatures[key]
+            inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
+            if len(inputs) == len(outputs) == 1:
+                return signature
+            raise UserError(f"FVD model {name} must map one tensor to one tensor; its signature "
+                            f"{key!r} maps {sorted(inputs)} to {sorted(outputs)}")
+    raise UserError(f"FVD model {name} has no signature 'default' or 'serving_default'")
+
+
+def frechet_distance(features_a, features_b):
+    """Fréchet distance of the Gaussians fitted to two sets of features.
+
+    |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))  (Dowson & Landau 1982),
+    with sample covariances. With A and B the centred features over sqrt(N - 1), cov_a = A^T A and
+    cov_b = B^T B, so the eigenvalues of cov_a cov_b are the squared singular values of A B^T, and
+    the trace of its root is their sum. No root of a matrix is taken, and none has to be regular:
+    the result holds for fewer videos than features.
+
+    Args:
+        features_a: [N, D], N at least 2.
+        features_b: [M, D], M at least 2.
+
+    Returns:
+        A float, at least 0.
+    """
+    mean_a, a = _centred(features_a)
+    mean_b, b = _centred(features_b)
+    root_trace = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    distance = ((mean_a - mean_b) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * root_trace
+    return float(max(distance, 0.0))
+
+
+def _centred(features):
+    """Returns the mean [D], and a matrix [min(N, D), D] whose square is the covariance."""
+    features = np.asarray(features, np.float64)
+    if features.ndim != 2 or len(features) < 2:
+        raise UserError(f"a Fréchet distance needs features [N, D] of at least 2 videos; "
+                        f"got {list(features.shape)}")
+    mean = features.mean(0)
+    centred = (features - mean) / np.sqrt(len(features) - 1)
+    if len(centred) > centred.shape[1]:
+        centred = np.linalg.qr(centred, mode="r")  # same square, fewer rows
+    return mean, centred

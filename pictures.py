@@ -1,0 +1,246 @@
+"""Pictures of videos: grids, GIFs, contact sheets, and plots of a metric over time.
+
+Videos are [..., T, H, W, C] with C 1 or 3, uint8 or float in [0, 1]; floats outside are clipped.
+Frames are numbered from 1, so after a context of 36 the first predicted frame is number 37.
+"""
+
+import imageio.v3 as imageio
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tensorboard.plugins.image.metadata import create_summary_metadata
+
+# Okabe & Ito's colours, which the colour-blind tell apart (https://jfly.uni-koeln.de/color).
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+ORANGE, PURPLE, SKY, BLACK = "#E69F00", "#CC79A7", "#56B4E9", "#000000"
+COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+CONTEXT_RGB, PREDICTED_RGB = (0, 114, 178), (213, 94, 0)  # BLUE, VERMILLION
+
+FPS = 12.5  # GIFs count in hundredths of a second: 8 a frame
+GAP = 128  # the grey between pictures
+
+
+def to_uint8(video):
+    """Pixels in [0, 1] as whole numbers from 0 to 255; uint8 stays as it is."""
+    video = np.asarray(video)
+    if video.dtype == np.uint8:
+        return video
+    return np.rint(255 * np.clip(video.astype(np.float32), 0, 1)).astype(np.uint8)
+
+
+def to_image(pixels):
+    """[H, W, C] uint8 -> a PIL image, grey or colour."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+# -------------------------------------------------------------------------------------------- grids
+
+
+def save_grid(path, video, columns=50):
+    """Writes every frame of a video [T, H, W, C] into one PNG, `columns` a row."""
+    to_image(frame_grid(to_uint8(video), columns)).save(path)
+
+
+def frame_grid(video, columns):
+    """[T, H, W, C] -> [rows H, columns W, C]; the last row is filled up with black frames."""
+    frames, height, width, channels = video.shape
+    columns = min(columns, frames)
+    rows = -(-frames // columns)
+    video = np.pad(video, [(0, rows * columns - frames), (0, 0), (0, 0), (0, 0)])
+    video = video.reshape(rows, columns, height, width, channels)
+    return video.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+
+
+# --------------------------------------------------------------------------------------------- GIFs
+
+
+def encode_gif(frames, fps=FPS):
+    """The bytes of a GIF that loops for ever, from frames [T, H, W, C].
+
+    Grey frames keep all their 256 greys. Each colour frame gets its own 256 best colours.
+    """
+    frames = to_uint8(frames)
+    frames = frames[..., 0] if frames.shape[-1] == 1 else frames
+    return imageio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
+
+
+def save_gif(path, frames, fps=FPS):
+    """Writes frames [T, H, W, C] as a GIF that loops for ever."""
+    gif = encode_gif(frames, fps)
+    with open(path, "wb") as file:
+        file.write(gif)
+
+
+def gif_summary(tag, frames, step=None, fps=FPS):
+    """Logs frames [T, H, W, C] as an animated image of TensorBoard, to the default writer.
+
+    step: as in tf.summary.image; None takes the writer's.
+    """
+    height, width = frames.shape[1:3]
+    # TensorBoard shows the bytes of an image summary as they are, whatever their format.
+    image = tf.constant([str(width).encode(), str(height).encode(), encode_gif(frames, fps)])
+    metadata = create_summary_metadata(display_name=None, description=None)
+    tf.summary.write(tag, image, step=step, metadata=metadata)
+
+
+def training_gif_frames(truth, prediction, separator=2):
+    """Truth above prediction above their absolute difference; examples side by side.
+
+    Args:
+        truth, prediction: [B, T, H, W, C].
+        separator: width of the grey lines between them, in pixels.
+
+    Returns:
+        [T, H', W', C] uint8.
+    """
+    truth, prediction = to_uint8(truth), to_uint8(prediction)
+    error = np.abs(truth.astype(np.int16) - prediction).astype(np.uint8)
+    columns = [_stack(videos, axis=1, separator=separator)
+               for videos in zip(truth, prediction, error, strict=True)]
+    return _stack(columns, axis=2, separator=separator)
+
+
+def prediction_gif_frames(truth, prediction, context, scale=2, border=3):
+    """Truth beside prediction, with a blue border in the context and an orange one after it.
+
+    Args:
+        truth: [T, H, W, C], the context and what follows.
+        prediction: [T - context, H, W, C]. In the context its side shows what the model sees.
+        context: number of frames observed.
+        scale: each pixel becomes scale x scale.
+        border: width of the border, in pixels.
+
+    Returns:
+        [T, H', W', 3] uint8.
+    """
+    truth, prediction = to_uint8(truth), to_uint8(prediction)
+    prediction = np.concatenate([truth[:context], prediction])
+    if len(prediction) != len(truth):
+        raise ValueError(f"{len(truth) - context} frames follow the context, "
+                         f"{len(prediction) - context} are predicted")
+    sides = []
+    for video in (truth, prediction):
+        video = video.repeat(scale, axis=1).repeat(scale, axis=2)
+        video = np.broadcast_to(video, (*video.shape[:3], 3))
+        frames, height, width, _ = video.shape
+        framed = np.empty((frames, height + 2 * border, width + 2 * border, 3), np.uint8)
+        framed[:context], framed[context:] = CONTEXT_RGB, PREDICTED_RGB
+        framed[:, border:-border, border:-border] = video
+        sides.append(framed)
+    return _stack(sides, axis=2, separator=2 * border, gap=255)
+
+
+def _stack(videos, axis, separator, gap=GAP):
+    """Joins videos [T, H, W, C] along an axis, with a separator between each two."""
+    shape = list(videos[0].shape)
+    shape[axis] = separator
+    line = np.full(shape, gap, np.uint8)
+    parts = [part for video in videos for part in (line, video)]
+    return np.concatenate(parts[1:], axis)
+
+
+# -------------------------------------------------------------------------------------------- plots
+
+UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
+STYLE = {
+    "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.9", "grid.linewidth": 0.6,
+    "legend.frameon": False, "lines.linewidth": 1.5, "savefig.dpi": 200, "savefig.bbox": "tight",
+    "pdf.fonttype": 42,  # letters stay letters, as journals ask
+}
+
+
+def axis_label(name):
+    """A metric's name with its unit, as an axis shows it."""
+    return UNITS.get(name, name)
+
+
+def save_figure(path, figure):
+    """Writes a figure by the format its path ends in, without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.savefig(path)
+
+
+def save_range_plot(path, name, mean, low, high, context):
+    """Plots a metric over the predicted frames, with the interval around its mean.
+
+    Args:
+        path: of the picture.
+        name: of the metric: psnr, ssim, lpips, or a label for the axis.
+        mean, low, high: [T], for frames context + 1 ... context + T. NaN bounds are left out.
+        context: number of frames observed.
+    """
+    # Matplotlib is slow to import: only those who plot wait for it.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        frames = np.arange(context + 1, context + 1 + len(mean))
+        axes.fill_between(frames, low, high, color=BLUE, alpha=0.25, linewidth=0)
+        axes.plot(frames, mean, color=BLUE)
+        axes.set(xlabel="Frame", ylabel=axis_label(name), xlim=(context + 1, frames[-1] + 0.5))
+        save_figure(path, figure)
+
+
+def save_contact_sheet(path, examples, context, columns=12):
+    """Writes examples of predictions as rows of evenly spaced frames.
+
+    Above each column stands its frame's number; a line marks the end of the context.
+
+    Args:
+        path: of the picture.
+        examples: a list, for each example a dict from a row's label to its video: [T, H, W, C]
+            with the context (ground truth), or [T - context, H, W, C] without (samples).
+        context: number of frames observed.
+        columns: frames shown of each video.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    total, height, width = next(iter(examples[0].values())).shape[:3]
+    shown = np.unique(np.linspace(0, total - 1, columns).round().astype(int))
+    gap = max(2, height // 16)
+    rows, labels, top = [], [], 0
+    for example in examples:
+        for label, video in example.items():
+            rows.append(_contact_row(to_uint8(video), shown, total, gap))
+            labels.append((top + height / 2, label))
+            rows.append(np.full((gap, rows[-1].shape[1], 3), 255, np.uint8))
+            top += height + gap
+        rows.append(np.full((2 * gap, rows[-1].shape[1], 3), 255, np.uint8))
+        top += 2 * gap
+    sheet = np.concatenate(rows[:-2])
+
+    with matplotlib.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
+        # Twice as many dots as pixels each way: nothing is resampled.
+        size = 2 * np.array(sheet.shape[1::-1]) / matplotlib.rcParams["savefig.dpi"]
+        figure = Figure(figsize=size)
+        axes = figure.add_axes([0, 0, 1, 1])
+        axes.imshow(sheet, interpolation="none")
+        axes.set_yticks(*zip(*labels, strict=True))
+        axes.set_xticks(np.arange(len(shown)) * (width + gap) + width / 2, shown + 1)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        # In the gap before the first predicted column.
+        end = np.searchsorted(shown, context) * (width + gap) - gap / 2 - 0.5
+        axes.axvline(end, color=VERMILLION, linewidth=1.2)
+        axes.annotate(f"context ends after frame {context}", (end, 0), (3, -3), color=VERMILLION,
+                      xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
+        save_figure(path, figure)
+
+
+def _contact_row(video, shown, total, gap):
+    """The frames `shown` of a video, side by side: [H, W', 3]. Frames it has not stay white."""
+    missing = total - len(video)
+    height, width = video.shape[1:3]
+    row = np.full((height, len(shown) * (width + gap) - gap, 3), 255, np.uint8)
+    for column, index in enumerate(shown):
+        if index >= missing:
+            left = column * (width + gap)
+            row[:, left : left + width] = video[index - missing]
+    return row

@@ -1,0 +1,338 @@
+import sys
+import types
+import urllib.error
+
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+import metrics
+from tools import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape):
+    return RNG.random(shape).astype(np.float32)
+
+
+def half(first, second):
+    """A frame of one brightness left, of another right: flat but for one edge."""
+    frame = np.full((64, 64, 1), first, np.float32)
+    frame[:, 32:] = second
+    return frame
+
+
+def skimage_ssim(truth, prediction, data_range=1.0):
+    return structural_similarity(truth.astype(np.float64), prediction.astype(np.float64),
+                                 data_range=data_range, channel_axis=-1)
+
+
+HARD_PAIRS = {
+    "noise": (noise(64, 64, 1), noise(64, 64, 1)),
+    "colour": (noise(64, 64, 3), noise(64, 64, 3)),
+    "oblong": (noise(40, 64, 3), noise(40, 64, 3)),
+    "smallest": (noise(7, 7, 1), noise(7, 7, 1)),
+    "equal": (noise(64, 64, 1),) * 2,
+    "black": (half(0, 0), half(0, 0)),
+    "constant": (half(0.3, 0.3), half(0.9, 0.9)),
+    "black and white": (half(0, 0), half(1, 1)),
+    "edges": (half(0.1, 0.7), half(0.3, 0.9).transpose(1, 0, 2)),
+    "nearly equal": (half(0.9, 0.2), half(0.9, 0.2) + 1e-4 * noise(64, 64, 1)),
+    "unclipped": (noise(64, 64, 1), 2 * noise(64, 64, 1) - 0.5),
+}
+
+
+@pytest.mark.parametrize("data_range", [1.0, 2.0])
+@pytest.mark.parametrize("pair", HARD_PAIRS)
+def test_ssim_equals_scikit_image(pair, data_range):
+    truth, prediction = HARD_PAIRS[pair]
+    got = metrics.ssim(truth, prediction, data_range).numpy()
+    assert got == pytest.approx(skimage_ssim(truth, prediction, data_range), abs=1e-5)
+
+
+@pytest.mark.parametrize("pair", [name for name in HARD_PAIRS if name not in ("equal", "black")])
+def test_psnr_equals_scikit_image(pair):
+    truth, prediction = HARD_PAIRS[pair]
+    for data_range in (1.0, 2.0):
+        want = peak_signal_noise_ratio(
+            truth.astype(np.float64), prediction.astype(np.float64), data_range=data_range)
+        assert metrics.psnr(truth, prediction, data_range).numpy() == pytest.approx(want, abs=1e-5)
+
+
+def test_equal_frames_have_ssim_1_and_psnr_100_so_that_means_stay_finite():
+    frames = np.concatenate([noise(4, 64, 64, 1), np.zeros([1, 64, 64, 1], np.float32)])
+    assert (metrics.ssim(frames, frames).numpy() == 1).all()
+    assert metrics.psnr(frames, frames).numpy() == pytest.approx(100)
+
+
+def test_the_cut_off_of_psnr_spares_8_bit_frames_that_differ_in_one_pixel():
+    truth = np.zeros([64, 64, 1], np.float32)
+    prediction = truth.copy()
+    prediction[3, 4] = 1 / 255
+    assert metrics.psnr(truth, prediction).numpy() < 90
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+def test_one_truth_is_compared_with_many_samples(metric):
+    truth, samples = noise(2, 1, 3, 16, 16, 3), noise(2, 4, 3, 16, 16, 3)
+    got = metric(truth, samples).numpy()
+    assert got.shape == (2, 4, 3) and got.dtype == np.float32
+    for s in range(4):
+        np.testing.assert_allclose(got[:, s], metric(truth[:, 0], samples[:, s]), atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+@pytest.mark.parametrize("jit", [False, True])
+def test_works_inside_a_graph_of_unknown_lengths(metric, jit):
+    spec = tf.TensorSpec([None, None, None, None, 1])
+    graph = tf.function(metric, input_signature=[spec, spec], jit_compile=jit)
+    for shape in [(2, 3, 12, 16, 1), (1, 2, 16, 10, 1)]:
+        truth, prediction = noise(*shape), noise(*shape)
+        np.testing.assert_allclose(
+            graph(truth, prediction), metric(truth, prediction), atol=1e-6)
+
+
+def test_interval_is_scipys_percentile_bootstrap():
+    values = RNG.normal(size=[20, 3])
+    low, high = metrics.bootstrap_interval(values)
+    want = scipy.stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile",
+                                 rng=np.random.default_rng(0)).confidence_interval
+    np.testing.assert_allclose(low, want.low)
+    np.testing.assert_allclose(high, want.high)
+
+
+def test_interval_covers_the_true_mean_about_as_often_as_it_says():
+    values = RNG.normal(size=[40, 500])
+    low, high = metrics.bootstrap_interval(values, confidence=0.9)
+    assert 0.85 < np.mean((low < 0) & (high > 0)) < 0.94
+
+
+def test_interval_of_equal_values_is_a_point_and_of_one_example_unknown():
+    low, high = metrics.bootstrap_interval(np.full([5, 2], 3.0))
+    np.testing.assert_allclose([low, high], 3)
+    low, high = metrics.bootstrap_interval(np.ones([1, 4]))
+    assert low.shape == high.shape == (4,) and np.isnan([low, high]).all()
+    assert np.isnan(metrics.bootstrap_interval([1.0])).all()
+
+
+def test_interval_of_one_series_is_two_numbers_and_repeatable():
+    values = RNG.normal(size=10)
+    low, high = metrics.bootstrap_interval(values)
+    assert low < values.mean() < high
+    assert metrics.bootstrap_interval(values) == (low, high)
+    assert metrics.bootstrap_interval(values, seed=1) != (low, high)
+
+
+def test_interval_refuses_values_that_are_not_finite():
+    with pytest.raises(ValueError, match="finite"):
+        metrics.bootstrap_interval([1.0, np.nan])
+
+
+# -------------------------------------------------------------------------------------------- LPIPS
+
+
+class FakeTensor(np.ndarray):
+    """What LPIPS uses of a PyTorch tensor."""
+
+    def to(self, device):
+        return self
+
+    def cpu(self):
+        return self
+
+    def numpy(self):
+        return np.asarray(self)
+
+
+@pytest.fixture
+def fake_lpips(monkeypatch):
+    """Stands in for lpips and torch; records what reaches the network, answers the mean distance."""
+    calls = []
+
+    class Model:
+        def __init__(self, net, pnet_rand, verbose):
+            calls.append({"net": net, "pnet_rand": pnet_rand})
+
+        def eval(self):
+            return self
+
+        def to(self, device):
+            return self
+
+        def __call__(self, truth, prediction):
+            calls.append((truth, prediction))
+            return np.abs(truth - prediction).mean((1, 2, 3), keepdims=True).view(FakeTensor)
+
+    class Inference:
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *_):
+            pass
+
+    torch = types.SimpleNamespace(
+        inference_mode=Inference, from_numpy=lambda x: x.view(FakeTensor),
+        cuda=types.SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=Model))
+    return calls
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lpips_gives_the_network_colour_frames_from_minus_1_to_1(fake_lpips, channels):
+    truth, samples = noise(2, 1, 3, 8, 8, channels), noise(2, 4, 3, 8, 8, channels)
+    distances = metrics.LPIPS(batch_size=5)(truth, samples)
+    assert distances.shape == (2, 4, 3) and distances.dtype == np.float32
+    np.testing.assert_allclose(
+        distances, 2 * np.abs(truth - samples).mean((-3, -2, -1)), rtol=1e-5)
+    batches = fake_lpips[1:]
+    assert [len(x) for x, _ in batches] == [5, 5, 5, 5, 4]
+    first = batches[0][0][0]
+    assert first.shape == (3, 8, 8) and first.min() < -0.9 and first.max() > 0.9
+    np.testing.assert_allclose(
+        first, np.broadcast_to(2 * truth[0, 0, 0].transpose(2, 0, 1) - 1, (3, 8, 8)))
+
+
+def test_lpips_backbone_is_pretrained_unless_told_otherwise(fake_lpips):
+    metrics.LPIPS()
+    metrics.LPIPS(net="vgg", pretrained=False)
+    assert fake_lpips == [
+        {"net": "alex", "pnet_rand": False}, {"net": "vgg", "pnet_rand": True}]
+
+
+def test_lpips_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(UserError, match="pip install .*lpips"):
+        metrics.LPIPS()
+
+
+def test_lpips_without_a_network_says_what_it_could_not_download(fake_lpips, monkeypatch):
+    def offline(**_):
+        raise urllib.error.URLError("offline")
+
+    monkeypatch.setattr(sys.modules["lpips"], "LPIPS", offline)
+    with pytest.raises(UserError, match="weights of 'alex'.*offline"):
+        metrics.LPIPS()
+
+
+def test_real_lpips_is_zero_for_equal_frames_and_above_for_others():
+    pytest.importorskip("lpips", exc_type=ImportError)
+    model = metrics.LPIPS(pretrained=False, batch_size=2)
+    truth, prediction = noise(2, 1, 2, 64, 64, 1), noise(2, 2, 2, 64, 64, 1)
+    assert (model(truth, truth) == 0).all()
+    distances = model(truth, prediction)
+    assert distances.shape == (2, 2, 2) and (distances > 0).all()
+
+
+# ---------------------------------------------------------------------------------------------- FVD
+
+
+def frechet_of_gaussians(features_a, features_b):
+    """The closed form, by the eigenvalues of the product of the covariances."""
+    cov_a, cov_b = np.cov(features_a.T), np.cov(features_b.T)
+    roots = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).astype(complex)).real.sum()
+    means = features_a.mean(0) - features_b.mean(0)
+    return means @ means + np.trace(cov_a) + np.trace(cov_b) - 2 * roots
+
+
+def test_frechet_distance_is_the_closed_form_of_gaussians():
+    a, b = RNG.normal(size=[50, 6]), 0.5 + RNG.normal(size=[70, 6]) @ RNG.normal(size=[6, 6])
+    assert metrics.frechet_distance(a, b) == pytest.approx(frechet_of_gaussians(a, b), rel=1e-9)
+
+
+def test_frechet_distance_of_diagonal_gaussians_nears_its_known_value():
+    a = RNG.normal(size=[20000, 2]) * [1, 2]
+    b = RNG.normal(size=[20000, 2]) * [3, 1] + [1, 0]
+    # Diagonal covariances commute: |mean|^2 + sum of (stddev_a - stddev_b)^2.
+    assert metrics.frechet_distance(a, b) == pytest.approx(1 + 2**2 + 1**2, rel=0.05)
+
+
+@pytest.mark.parametrize("videos", [2, 10, 300])
+def test_frechet_distance_is_symmetric_and_zero_on_equal_sets(videos):
+    a, b = 1000 * RNG.normal(size=[videos, 40]), 1000 * RNG.normal(size=[videos + 3, 40])
+    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a))
+    scale = np.trace(np.cov(a.T))
+    assert metrics.frechet_distance(a, a) < 1e-12 * scale
+    assert metrics.frechet_distance(a, RNG.permutation(a)) < 1e-12 * scale
+
+
+def test_frechet_distance_holds_for_fewer_videos_than_features():
+    a, b = RNG.normal(size=[8, 400]), RNG.normal(size=[5, 400]) + 1
+    # In a basis of the 13 features' span the covariances fit the closed form's eigenvalues.
+    basis = np.linalg.qr(np.concatenate([a, b]).T)[0]
+    want = frechet_of_gaussians(a @ basis, b @ basis)
+    assert metrics.frechet_distance(a, b) == pytest.approx(want, rel=1e-6)
+    assert metrics.frechet_distance(a, a + 3) == pytest.approx(400 * 3**2)
+
+
+def test_frechet_distance_of_one_video_is_an_error():
+    with pytest.raises(UserError, match="at least 2 videos"):
+        metrics.frechet_distance(np.ones([1, 4]), np.ones([5, 4]))
+
+
+class MeanColour(tf.Module):
+    """A video network small enough for a test: the mean over each quarter of a frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = tf.Variable(2.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 224, 224, 3])])
+    def __call__(self, videos):
+        quarters = tf.reshape(videos, [tf.shape(videos)[0], -1, 2, 112, 2, 112, 3])
+        return {"features": self.scale * tf.reduce_mean(quarters, [1, 3, 5])}
+
+
+@pytest.fixture(scope="module")
+def video_model(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("fvd") / "model")
+    model = MeanColour()
+    tf.saved_model.save(model, path, signatures=model.__call__)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fvd_gives_the_network_large_colour_videos_from_minus_1_to_1(video_model, channels):
+    videos = np.zeros([3, 2, 64, 64, channels], np.float32)
+    videos[1] = 1
+    videos[2] = 0.25
+    features = metrics.FVD(video_model, batch_size=2).features(videos)
+    assert features.shape == (3, 12) and features.dtype == np.float64
+    np.testing.assert_allclose(features, [[-2] * 12, [2] * 12, [-1] * 12])
+
+
+def test_fvd_reports_what_it_was_computed_from_and_warns_below_256_videos(video_model):
+    fvd = metrics.FVD(video_model)
+    a, b = fvd.features(noise(4, 2, 64, 64, 1)), fvd.features(noise(6, 2, 64, 64, 1))
+    with pytest.warns(UserWarning, match="4 videos.* 256"):
+        report = fvd(a, b, num_frames=2)
+    assert report == {"fvd": metrics.frechet_distance(a, b), "fvd_num_videos": 4,
+                      "fvd_num_frames": 2, "fvd_model": video_model}
+
+
+def test_fvd_does_not_warn_at_256_videos(video_model, recwarn):
+    features = RNG.normal(size=[256, 3])
+    metrics.FVD(video_model)(features, features, num_frames=16)
+    assert not recwarn.list
+
+
+def test_fvd_of_a_folder_without_a_model_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no SavedModel"):
+        metrics.FVD(tmp_path)
+    with pytest.raises(UserError, match="no SavedModel"):
+        metrics.FVD(tmp_path / "absent")
+
+
+def test_fvd_of_a_handle_without_tensorflow_hub_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_hub", None)
+    with pytest.raises(UserError, match="pip install tensorflow-hub"):
+        metrics.FVD("https://tfhub.dev/deepmind/i3d-kinetics-400/1")
+
+
+def test_fvd_of_a_model_without_a_signature_is_one_line(tmp_path):
+    tf.saved_model.save(tf.Module(), tmp_path / "model")
+    with pytest.raises(UserError, match="no signature"):
+        metrics.FVD(tmp_path / "model")

@@ -1,0 +1,521 @@
+"""What both scripts share: the config and its flags, the run directory, the logs."""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import json
+import math
+import os
+import signal
+import sys
+import types
+import typing
+
+import tensorflow as tf
+import yaml
+
+import pictures
+
+
+class UserError(Exception):
+    """Bad input. Scripts print its one line and exit with code 2."""
+
+
+def run_script(main):
+    """Runs a script's main function; bad input becomes one line and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+# ---------------------------------------------------------------------------------------- config
+
+
+def _key(default, help, changes="run", **limits):
+    """A config key. `changes` says what a new value changes: the model, the training, or the run.
+
+    limits: `min` and `max` (inclusive), `above` (exclusive), `choices`.
+    """
+    metadata = dict(help=help, changes=changes, limits=limits)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+DATASETS = ("moving_digits", "moving_digits_demo", "minerl", "mazes", "mmnist", "videos")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every setting of an experiment. A YAML file or a flag overrides a default."""
+
+    # Data.
+    dataset: str = _key(None, "what to train on", "model", choices=DATASETS)
+    data_root: str = _key("data", "folder that datasets are prepared in, or that holds your videos")
+    log_root: str = _key("logs", "folder that holds the run directories")
+    channels: int = _key(1, "1 for grey, 3 for colour", "model", choices=(1, 3))
+    seq_len: int = _key(100, "frames of a training clip", "training", min=1)
+    eval_seq_len: int | None = _key(
+        None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)
+    frame_skip: int = _key(1, "keep every n-th frame of a video", "training", min=1)
+    actions: bool = _key(False, "condition level 0 on the actions of the dataset", "model")
+
+    # Model.
+    levels: int = _key(3, "levels of the hierarchy", "model", min=1)
+    tmp_abs_factor: int | list[int] = _key(
+        6, "ticks of a level to one of the level above; a list gives one factor per pair of levels",
+        "model", min=1)
+    dec_stddev: float = _key(1.0, "standard deviation of p(frame | states)", "model", above=0)
+    enc_dense_layers: int = _key(3, "dense layers between the embeddings of two levels", "model", min=0)
+    enc_dense_embed_size: int = _key(1000, "width of those layers", "model", min=1)
+    cell_type: str = _key("RSSMCell", "the cell of a level", "model", choices=("RSSMCell",))
+    cell_stoch_size: int = _key(20, "units of the stochastic state", "model", min=1)
+    cell_deter_size: int = _key(200, "units of the deterministic state", "model", min=1)
+    cell_embed_size: int = _key(200, "width of a cell's dense layers", "model", min=1)
+    cell_min_stddev: float = _key(0.0001, "least standard deviation of a state", "model", min=0)
+    cell_mean_only: bool = _key(False, "use means for samples: a deterministic model", "model")
+    cell_reset_state: bool = _key(
+        False, "zero the previous stochastic state as the level above ticks", "model")
+    channels_mult: float = _key(1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0)
+
+    # Which frames are seen.
+    use_obs: bool | str = _key(
+        True, "which levels observe: true, false, or T/F per level from the bottom (TTF)", "model")
+    open_loop_ctx: int = _key(36, "frames observed before open-loop prediction", min=1)
+
+    # Training.
+    lr: float = _key(3e-4, "Adam's learning rate", "training", above=0)
+    batch_size: int = _key(50, "clips of a training step, over all devices", "training", min=1)
+    num_epochs: int = _key(300, "passes over the training clips", min=1)
+    max_steps: int | None = _key(None, "training steps (null: by num_epochs)", min=1)
+    beta: float | list[float] | None = _key(
+        None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
+    free_nats: float | None = _key(None, "nats of a level's KL that cost nothing", "training", min=0)
+    kl_grad_post_perc: float | None = _key(
+        None, "share of the KL's gradient that the posterior gets", "training", min=0, max=1)
+    clip_grad_norm_by: float | None = _key(
+        10000.0, "greatest global norm of the gradient (null: any)", "training", above=0)
+    seed: int = _key(0, "with the step, decides every random number", "training", min=0, max=2**31 - 1)
+    precision: str = _key(
+        "float32", "of the matrix products", "training", choices=("float32", "bfloat16"))
+    jit: bool | str = _key("auto", "compile with XLA: auto (where it is faster), true, false",
+                           choices=("auto",))
+
+    # Validation, logs and checkpoints.
+    num_val_batches: int = _key(1, "validation batches", min=1)
+    save_gifs: bool = _key(True, "log open-loop predictions as GIFs")
+    save_scalars_every: int = _key(1000, "steps between logged scalars", min=1)
+    save_gifs_every: int = _key(1000, "steps between GIFs", min=1)
+    save_model_every: int = _key(1000, "steps between checkpoints", min=1)
+    save_named_model_every: int | None = _key(
+        None, "steps between checkpoints that are kept for good (null: none)", min=1)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        if self.eval_seq_len is None:
+            object.__setattr__(self, "eval_seq_len", self.seq_len)
+        if isinstance(self.tmp_abs_factor, list) and len(self.tmp_abs_factor) != self.levels - 1:
+            raise UserError(
+                f"tmp_abs_factor: {self.tmp_abs_factor} has {len(self.tmp_abs_factor)} factors; "
+                f"{self.levels} levels have {self.levels - 1} (or give one number for all)")
+        if isinstance(self.beta, list) and len(self.beta) != self.levels:
+            raise UserError(f"beta: {self.beta} has {len(self.beta)} weights; give one number, "
+                            f"or {self.levels}, one per level")
+        check_use_obs(self.use_obs, self.levels)
+        check_open_loop(self.open_loop_ctx, self.eval_seq_len, self.strides[-1],
+                        length_key="eval_seq_len")
+
+    @property
+    def factors(self):
+        """Ticks of level l to one of level l + 1: a list of levels - 1 integers."""
+        if isinstance(self.tmp_abs_factor, list):
+            return self.tmp_abs_factor
+        return [self.tmp_abs_factor] * (self.levels - 1)
+
+    @property
+    def strides(self):
+        """Frames to one tick of each level, from the bottom: a list of `levels` integers."""
+        strides = [1]
+        for factor in self.factors:
+            strides.append(strides[-1] * factor)
+        return strides
+
+    @property
+    def experiment(self):
+        """The experiment's name: the main settings, then each other one that is not its default."""
+        factors = "x".join(map(str, self.factors)) if isinstance(
+            self.tmp_abs_factor, list) else self.tmp_abs_factor
+        name = (
+            f"{self.dataset}_cwvae_{self.cell_type.lower()}_{self.levels}l_f{factors}"
+            f"_decsd{self.dec_stddev}_enchl{self.enc_dense_layers}_ences{self.enc_dense_embed_size}"
+            f"_edchnlmult{self.channels_mult:g}_ss{self.cell_stoch_size}_ds{self.cell_deter_size}"
+            f"_es{self.cell_embed_size}_seq{self.seq_len}_lr{self.lr}_bs{self.batch_size}")
+        spelled = {
+            "dataset", "cell_type", "levels", "tmp_abs_factor", "dec_stddev", "enc_dense_layers",
+            "enc_dense_embed_size", "channels_mult", "cell_stoch_size", "cell_deter_size",
+            "cell_embed_size", "seq_len", "lr", "batch_size", "channels"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if (field.name not in spelled and field.metadata["changes"] != "run"
+                    and value != field.default):
+                value = "x".join(map(str, value)) if isinstance(value, list) else value
+                name += f"_{field.name.replace('_', '')}{value}"
+        return name
+
+    @property
+    def run_dir(self):
+        return os.path.join(self.log_root, self.dataset, self.experiment)
+
+    def replace(self, **changes):
+        return dataclasses.replace(self, **changes)
+
+    def save(self, path):
+        """Writes the whole config as YAML, atomically."""
+        with write_atomically(path) as file:
+            yaml.safe_dump(dataclasses.asdict(self), file, sort_keys=False)
+
+
+def _type_name(annotation):
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
+             type(None): "null", list[int]: "a list of whole numbers", list[float]: "a list of numbers"}
+    return " or ".join(names[option] for option in options)
+
+
+def _convert(value, kind):
+    """Returns value as kind, or None where it is none. YAML reads 3e-4 as text; we do not."""
+    if kind in (list[int], list[float]):
+        if not isinstance(value, (list, tuple)) or not value:
+            return None
+        items = [_convert(item, typing.get_args(kind)[0]) for item in value]
+        return None if None in items else items
+    if isinstance(value, bool) or kind is bool:
+        return value if isinstance(value, bool) and kind is bool else None
+    if kind is float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None
+        return number if math.isfinite(number) else None
+    return value if isinstance(value, kind) else None
+
+
+def _checked(field, value):
+    """Returns the value of a key in its type; raises UserError where it is no valid one."""
+    annotation, limits = field.type, field.metadata["limits"]
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+    if value is None:
+        if type(None) in options:
+            return None
+        if field.default is None:
+            raise UserError(f"{field.name}: missing; set it to one of {', '.join(limits['choices'])}")
+    converted = [_convert(value, kind) for kind in options if kind is not type(None)]
+    converted = [item for item in converted if item is not None]
+    if not converted:
+        raise UserError(f"{field.name}: {value!r} is not {_type_name(annotation)} "
+                        f"(default: {field.default!r})")
+    value = converted[0]
+    choices = limits.get("choices")
+    if choices and not isinstance(value, bool) and value not in choices:
+        near = nearest(value, choices) if isinstance(value, str) else min(
+            choices, key=lambda choice: abs(choice - value))
+        raise UserError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}; "
+                        f"nearest: {near}")
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, (bool, str)):
+            continue
+        if "above" in limits and not item > limits["above"]:
+            raise UserError(f"{field.name}: {item} must be above {limits['above']} "
+                            f"(default: {field.default})")
+        low, high = limits.get("min", -math.inf), limits.get("max", math.inf)
+        if not low <= item <= high:
+            near = low if item < low else high
+            raise UserError(f"{field.name}: {item} is out of range; nearest: {near}")
+    return value
+
+
+def nearest(word, words):
+    """The entry of words most like word."""
+    return max(words, key=lambda w: difflib.SequenceMatcher(None, str(word).lower(), w).ratio())
+
+
+def check_use_obs(use_obs, levels):
+    """Returns a tuple of one bool per level, from the bottom; raises UserError where there is none."""
+    if isinstance(use_obs, bool):
+        return (use_obs,) * levels
+    if set(use_obs) - set("TF") or len(use_obs) != levels:
+        raise UserError(f"use_obs: {use_obs!r} is not true, false, or {levels} letters T or F, "
+                        f"one per level from the bottom (such as {'T' * (levels - 1) + 'F'})")
+    return tuple(letter == "T" for letter in use_obs)
+
+
+def check_open_loop(context, seq_len, stride, length_key="seq_len"):
+    """Raises UserError unless context is a multiple of the top level's stride, and below seq_len."""
+    if context % stride or not context:
+        near = max(stride, round(context / stride) * stride)
+        raise UserError(f"open_loop_ctx: {context} is not a multiple of {stride}, the frames to one "
+                        f"tick of the top level; nearest: {near}")
+    if context >= seq_len:
+        near = (seq_len - 1) // stride * stride
+        raise UserError(
+            f"open_loop_ctx: {context} leaves nothing to predict of {length_key} {seq_len}; "
+            + (f"nearest: {near}" if near else f"{length_key} must be above {stride}"))
+
+
+def load_config(path, overrides=None):
+    """Reads a YAML file into a Config. Raises UserError on whatever is wrong with it.
+
+    overrides: values by key that win over the file's.
+    """
+    values = {**read_yaml(path), **(overrides or {})}
+    known = [field.name for field in dataclasses.fields(Config)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}; nearest: {nearest(key, known)}")
+    return Config(**values)
+
+
+def read_yaml(path):
+    """Returns the mapping a YAML file holds. Raises UserError where there is none."""
+    try:
+        with open(path) as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not text"
+        raise UserError(f"{path} is not valid YAML{where}: {problem}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path} is not a config: expected one 'key: value' a line")
+    return values
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            flag = unknown.split()[0]
+            message = f"unknown argument {flag}; nearest: {nearest(flag, flags)}"
+        raise UserError(message)
+
+
+def parse_train_flags(argv=None):
+    """Reads train.py's command line: --config FILE, and a flag for every key. Returns a Config."""
+    parser = Parser(
+        description="Trains a Clockwork VAE; started again, it goes on from its newest checkpoint.",
+        epilog="Flags win over the file. A null is written null, a list [6, 4].")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
+    for field in dataclasses.fields(Config):
+        flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
+        text = field.metadata["help"].replace("%", "%%")
+        choices = field.metadata["limits"].get("choices")
+        if choices:
+            text += f"; one of {', '.join(map(str, choices))}" if field.default != "auto" else ""
+        default = "null" if field.default is None else str(field.default)
+        parser.add_argument(
+            *flags, dest=field.name, metavar="V", default=argparse.SUPPRESS,
+            help=f"{text} (default: {default.lower() if isinstance(field.default, bool) else default})",
+            **(dict(nargs="?", const="true") if field.type is bool else {}))
+    given = vars(parser.parse_args(argv))
+    path = given.pop("config")
+    return load_config(path, {key: _parse_flag(key, text) for key, text in given.items()})
+
+
+def _parse_flag(key, text):
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key}: cannot read {text!r}") from None
+    return text if Config.__dataclass_fields__[key].type is str else value
+
+
+# --------------------------------------------------------------------------------- run directory
+
+
+@contextlib.contextmanager
+def write_atomically(path, mode="w"):
+    """Opens a file that appears under its name whole, or not at all."""
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, mode) as file:
+            yield file
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(part)
+        raise
+
+
+def claim_run_dir(config):
+    """Makes the run directory and writes its config.yml; one that exists must hold the same model.
+
+    Raises UserError where it cannot be written, or a key that changes the model differs.
+    """
+    path = os.path.join(config.run_dir, "config.yml")
+    if os.path.exists(path):
+        old = load_config(path)
+        for field in dataclasses.fields(Config):
+            before, now = getattr(old, field.name), getattr(config, field.name)
+            if field.metadata["changes"] == "model" and before != now:
+                raise UserError(
+                    f"{config.run_dir} holds a run with {field.name}: {before}, not {now}; "
+                    f"set it back, or choose another log_root")
+    try:
+        os.makedirs(config.run_dir, exist_ok=True)
+        config.save(path)
+    except OSError as error:
+        raise UserError(f"log_root: cannot write to {config.run_dir}: {error.strerror}") from None
+
+
+def find_checkpoint(model_dir):
+    """Returns (run directory, checkpoint prefix) of model/, model_<step>/ or a run directory.
+
+    Raises UserError where there is none.
+    """
+    if not os.path.isdir(model_dir):
+        raise UserError(f"model-dir: {model_dir} is no directory; give a run directory, "
+                        f"its model/ or a model_<step>/")
+    model_dir = os.path.abspath(model_dir)
+    has_config = os.path.exists(os.path.join(model_dir, "config.yml"))
+    run_dir = model_dir if has_config else os.path.dirname(model_dir)
+    if not os.path.exists(os.path.join(run_dir, "config.yml")):
+        raise UserError(f"model-dir: no config.yml in {model_dir} or the directory above it; "
+                        f"give a run directory, its model/ or a model_<step>/")
+    directory = os.path.join(run_dir, "model") if has_config else model_dir
+    prefix = tf.train.latest_checkpoint(directory)
+    if prefix is None:
+        raise UserError(f"model-dir: no checkpoint in {directory}")
+    return run_dir, prefix
+
+
+def restore(prefix, **objects):
+    """Restores the objects from a checkpoint; `model` is one of them, and all of it must be there.
+
+    Raises UserError where the file is damaged or holds another architecture.
+    """
+    try:
+        saved = {name for name, _ in tf.train.list_variables(prefix) if name.startswith("model/")}
+        if len(saved) != len(objects["model"].variables):
+            raise UserError(
+                f"checkpoint {prefix} holds another architecture than its config.yml: "
+                f"{len(saved)} variables, not {len(objects['model'].variables)}")
+        status = tf.train.Checkpoint(**objects).restore(prefix)
+        status.assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError) as error:
+        problem = str(error).strip().split("\n")[0]
+        raise UserError(f"checkpoint {prefix} holds another architecture than its config.yml: "
+                        f"{problem}") from None
+    except tf.errors.OpError as error:
+        raise UserError(f"checkpoint {prefix} is damaged ({error.message.strip()[:120]}); "
+                        f"remove it to use an older one") from None
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest in model/, those kept for good in model_<step>/."""
+
+    def __init__(self, run_dir, **objects):
+        self.directory = os.path.join(run_dir, "model")
+        self._run_dir = run_dir
+        self._step = tf.Variable(0, dtype=tf.int64)
+        self._objects = {**objects, "step": self._step}
+        self._checkpoint = tf.train.Checkpoint(**self._objects)
+        self._newest = tf.train.CheckpointManager(self._checkpoint, self.directory, max_to_keep=2)
+
+    def restore(self):
+        """Goes back to the newest checkpoint. Returns its step; 0 where there is none."""
+        if self._newest.latest_checkpoint:
+            restore(self._newest.latest_checkpoint, **self._objects)
+        return int(self._step)
+
+    def save(self, step):
+        self._step.assign(step)
+        self._newest.save(step)
+
+    def save_named(self, step):
+        self._step.assign(step)
+        directory = os.path.join(self._run_dir, f"model_{step}")
+        tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1).save(step)
+
+
+def print_parameters(model):
+    """Prints the trainable parameters of each part."""
+    parts = ", ".join(f"{name} {part.count_params():,}" for name, part in model.parts.items())
+    print(f"Parameters: {model.count_params():,} ({parts})")
+
+
+def use_xla(config):
+    """Whether to compile: where `jit` is auto, on GPU and TPU. XLA's convolutions are slow on CPU."""
+    if config.jit != "auto":
+        return config.jit
+    return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+
+
+# ------------------------------------------------------------------------------------------ logs
+
+
+class Logger:
+    """Writes scalars to metrics.jsonl and TensorBoard, GIFs to TensorBoard.
+
+    step: the last step that a resumed run keeps; what an earlier one wrote after it is dropped.
+    """
+
+    def __init__(self, run_dir, step):
+        self._path = os.path.join(run_dir, "metrics.jsonl")
+        if os.path.exists(self._path):
+            with open(self._path) as file:
+                # The last line of a killed run may be cut short.
+                lines = [line for line in file
+                         if line.endswith("\n") and json.loads(line)["step"] <= step]
+            with write_atomically(self._path) as file:
+                file.writelines(lines)
+        self._writers = {
+            split: tf.summary.create_file_writer(os.path.join(run_dir, split))
+            for split in ("train", "val")}
+
+    def scalars(self, step, split, values):
+        values = {name: float(value) for name, value in values.items()}
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        with self._writers[split].as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writers[split].flush()
+
+    def gif(self, step, split, frames):
+        with self._writers[split].as_default(step):
+            pictures.gif_summary("open_loop_prediction", frames)
+        self._writers[split].flush()
+
+
+class Interrupts:
+    """Between enter and exit, the first Ctrl-C or SIGTERM is noted; a second one acts as usual."""
+
+    def __enter__(self):
+        self.name = None
+        self._old = {number: signal.signal(number, self._note)
+                     for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number, _):
+        self.name = signal.Signals(number).name
+        self.__exit__()
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,169 @@
+"""Trains a Clockwork VAE: python3 train.py --config configs/minerl.yml
+
+Started again with the same config, it goes on from its newest checkpoint.
+"""
+
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import data_loader
+import pictures
+import tools
+from cwvae import CWVAE, fold_in
+
+# What the seeds of validation are folded with, apart from any level's number.
+VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
+GIF_EXAMPLES, GIF_PREDICTED = 4, 100
+
+
+def main():
+    config = tools.parse_train_flags()
+    tools.claim_run_dir(config)
+    print(f"Run directory: {config.run_dir}")
+    clips = data_loader.Clips(config)
+    validation_data = data_loader.Sequences(config, config.eval_seq_len)
+    total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
+
+    tf.keras.utils.set_random_seed(config.seed)
+    model = CWVAE(config, clips.action_size)
+    optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
+    optimizer.build(model.trainable_variables)
+    tools.print_parameters(model)
+    checkpoints = tools.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
+    start = checkpoints.restore()
+    if start >= total:
+        print(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
+        return
+    print(f"{clips.num_clips} clips; from step {start} to {total}")
+    train(config, clips, validation_data, model, optimizer, checkpoints, start, total)
+
+
+def train(config, clips, validation_data, model, optimizer, checkpoints, start, total):
+    """Trains from step `start` to step `total`, or until a signal."""
+    update = tf.function(
+        lambda video, seed, actions: model.update(optimizer, video, seed, actions),
+        jit_compile=tools.use_xla(config))
+    validation = Validation(config, model, validation_data)
+    logger = tools.Logger(config.run_dir, start)
+    named_every = config.save_named_model_every or sys.maxsize
+    before = None  # the metrics of the step before: checked while a GPU computes this one
+    with tools.Interrupts() as interrupts, Progress(config, start, total) as progress:
+        for index, batch in data_loader.prefetch(clips.batch, start, total):
+            metrics = update(
+                batch["video"], tf.constant([config.seed, index]), batch.get("actions"))
+            stop_unless_finite(before, index - 1, clips)
+            before, step = metrics, index + 1
+            ends = step == total or interrupts.name is not None
+            logs = step % config.save_scalars_every == 0
+            saves = ends or step % config.save_model_every == 0
+            if logs or saves or step % named_every == 0:
+                stop_unless_finite(metrics, index, clips)
+            if logs:
+                learning_rate = {"learning_rate": metrics["learning_rate"]}
+                logger.scalars(step, "train", metrics)
+                logger.scalars(step, "val", validation.scalars(step) | learning_rate)
+            if config.save_gifs and step % config.save_gifs_every == 0:
+                if config.seq_len > config.open_loop_ctx:
+                    logger.gif(step, "train", validation.gif(batch, step))
+                logger.gif(step, "val", validation.gif(validation_data.batch(0, GIF_EXAMPLES), step))
+            if saves:
+                checkpoints.save(step)
+            if step % named_every == 0:
+                checkpoints.save_named(step)
+            progress.advance(metrics)
+            if interrupts.name:
+                break
+    if interrupts.name:
+        print(f"{interrupts.name}: saved step {step} in {checkpoints.directory}. "
+              f"The same command goes on from there.")
+    else:
+        print(f"Trained for {total} steps. "
+              f"To evaluate: python3 eval.py --model-dir={config.run_dir}")
+
+
+def stop_unless_finite(metrics, index, clips):
+    """Ends the run where a step's loss or gradient is not finite, before anything is saved."""
+    if metrics is None or np.isfinite(metrics["total_loss"] + metrics["grad_norm"]):
+        return
+    sys.exit(
+        f"train.py: the loss of step {index + 1} is {float(metrics['total_loss'])} and its gradient's "
+        f"norm {float(metrics['grad_norm'])}. Clips: {clips.describe(index)}. The newest checkpoint "
+        f"is from before. A lower lr or clip_grad_norm_by may help.")
+
+
+class Validation:
+    """Scalars and open-loop GIFs of the test split; a whole sequence is never decoded at once."""
+
+    def __init__(self, config, model, data):
+        self.config, self.model, self.data = config, model, data
+        self.chunk = max(1, config.seq_len // config.strides[-1]) * config.strides[-1]
+        self._terms = tf.function(model.terms, jit_compile=tools.use_xla(config))
+        self._open_loop = tf.function(model.open_loop, jit_compile=tools.use_xla(config))
+
+    def scalars(self, step):
+        """The scalars of training on num_val_batches batches of whole evaluation sequences."""
+        config = self.config
+        batches = []
+        for number in range(config.num_val_batches):
+            batch = self.data.batch(number * config.batch_size, config.batch_size)
+            seed = fold_in([config.seed, step], VALIDATION, number)
+            batches.append(self._batch_terms(batch, seed))
+        mean = tf.nest.map_structure(lambda *x: tf.add_n(x) / len(x), *batches)
+        return self.model.objective(mean, config.eval_seq_len)[1]
+
+    def _batch_terms(self, batch, seed):
+        """The Terms of a batch of sequences, chunk by chunk of frames."""
+        total, states = None, self.model.initial_states(len(batch["video"]))
+        for start in range(0, self.config.eval_seq_len, self.chunk):
+            video = batch["video"][:, start:start + self.chunk]
+            actions = batch["actions"][:, start:start + self.chunk] if "actions" in batch else None
+            noise = self.model.noise(fold_in(seed, start), *video.shape[:2])
+            terms, states = self._terms(video, noise, states, actions)
+            total = terms if total is None else tf.nest.map_structure(tf.add, total, terms)
+        return total
+
+    def gif(self, batch, step):
+        """The frames of a GIF: truth above open-loop prediction above error, a few examples."""
+        frames = self.config.open_loop_ctx + GIF_PREDICTED
+        video, actions = (
+            x if x is None else x[:GIF_EXAMPLES, :frames]
+            for x in (batch["video"], batch.get("actions")))
+        seed = fold_in([self.config.seed, step], OPEN_LOOP)
+        prediction = self._open_loop(video, self.config.open_loop_ctx, seed, actions)
+        return pictures.training_gif_frames(video, prediction.numpy())
+
+
+class Progress:
+    """A progress bar with the loss, steps and frames a second, and the time left."""
+
+    def __init__(self, config, start, total):
+        self._frames = config.batch_size * config.seq_len  # a step
+        self._bar = tqdm.tqdm(initial=start, total=total, unit="step", dynamic_ncols=True)
+        self._start = self._shown = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def advance(self, metrics):
+        first = self._bar.n == self._bar.initial
+        self._bar.update()
+        now = time.monotonic()
+        # To read the loss is to wait for the device: not every step.
+        if first or now > self._shown + 0.5 or self._bar.n == self._bar.total:
+            loss = float(metrics["total_loss"])
+            rate = self._bar.format_dict["rate"] or 0
+            self._bar.set_postfix_str(f"loss {loss:.4g}, {rate * self._frames:.0f} frames/s")
+            self._shown = now
+        if first:
+            self._bar.write(f"First step, tracing and compilation included: {now - self._start:.1f} s")
+
+
+if __name__ == "__main__":
+    tools.run_script(main)

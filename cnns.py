@@ -3,6 +3,12 @@
 import tensorflow as tf
 
 
+def name_layers(owner, layers):
+    """Makes layers attributes by their names: tf.train.Checkpoint does not find them in lists."""
+    for layer in layers:
+        setattr(owner, layer.name, layer)
+
+
 class Encoder(tf.keras.layers.Layer):
     """Embeds every frame alone, then sums over the window of frames that a tick of a level covers.
 
@@ -34,6 +40,7 @@ class Encoder(tf.keras.layers.Layer):
                 stack.append(dense)
                 size = dense_size
             self.denses.append(stack)
+        name_layers(self, self.convs + sum(self.denses, []))
         self.built = True
 
     def call(self, video):
@@ -75,6 +82,7 @@ class Decoder(tf.keras.layers.Layer):
             conv.build((None, None, None, size))
             self.convs.append(conv)
             size = units
+        name_layers(self, self.convs)
         self.built = True
 
     def call(self, states):

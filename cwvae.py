@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from cells import RSSMCell, State
-from cnns import Decoder, Encoder
+from cnns import Decoder, Encoder, name_layers
 
 tfd = tfp.distributions
 
@@ -48,6 +48,7 @@ class CWVAE(tf.keras.Model):
                 obs_size=self.encoder.embed_size, min_stddev=config.cell_min_stddev,
                 mean_only=config.cell_mean_only, name=f"level_{level}", dtype=policy)
             for level in range(config.levels)]
+        name_layers(self, self.cells)
         self.decoder = Decoder(
             self.state_size, config.channels, config.channels_mult, name="decoder", dtype=policy)
         self.built = True

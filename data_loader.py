@@ -4,12 +4,16 @@ A dataset is prepared once, into a store of frames that is mapped into memory (s
 then read from it by index, and which clips a step reads is a function of (seed, step) alone.
 """
 
-import collections
 import concurrent.futures
+import contextlib
+import errno
+import glob
 import hashlib
 import importlib
-import itertools
+import io
+import logging
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -17,13 +21,18 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import store
+import videos
+from ahead import load_ahead
 from tools import UserError
 
-FRAME = (64, 64)
-# dataset: (TFDS name and module, class, config, version)
+SPLITS = ("train", "test")
+# dataset: (TFDS name and module, builder, its config, version)
 BUILDERS = {
     "moving_digits": ("moving_digits", "MovingDigits", "full", "1.0.0"),
     "moving_digits_demo": ("moving_digits", "MovingDigits", "demo", "1.0.0"),
+    "minerl": ("minerl_navigate", "MinerlNavigate", None, "1.0.0"),
+    "mazes": ("gqn_mazes", "GqnMazes", None, "1.0.0"),
+    "mmnist": ("moving_mnist_2digit", "MovingMnist2digit", None, "1.0.0"),
 }
 
 
@@ -65,7 +74,7 @@ class Clips:
     @property
     def action_size(self):
         """Numbers of an action; 0 without actions."""
-        return self._actions.row_shape[0] if self._actions else 0
+        return self._actions.rows.shape[1] if self._actions else 0
 
     def indices(self, step):
         """The clips of a step's global batch, int [B]: a function of (seed, step) alone.
@@ -130,7 +139,7 @@ class Sequences:
     @property
     def action_size(self):
         """Numbers of an action; 0 without actions."""
-        return self._actions.row_shape[0] if self._actions else 0
+        return self._actions.rows.shape[1] if self._actions else 0
 
     def batch(self, start, size):
         """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, 64, 64, C].
@@ -150,26 +159,20 @@ def prefetch(load, start, stop, depth=2):
     load runs in a thread of its own; what it raises is raised here, at the step it belongs to.
     Closing the generator ends the thread.
     """
-    steps, ahead = iter(range(start, stop)), collections.deque()
-    thread = concurrent.futures.ThreadPoolExecutor(1)
-    try:
-        for step in itertools.islice(steps, depth):
-            ahead.append((step, thread.submit(load, step)))
-        while ahead:
-            step, loading = ahead.popleft()
-            batch = loading.result()
-            for later in itertools.islice(steps, 1):
-                ahead.append((later, thread.submit(load, later)))
-            yield step, batch
-    finally:
-        thread.shutdown(wait=True, cancel_futures=True)
+    return load_ahead(load, range(start, stop), depth)
 
 
 def prepare(config):
-    """Makes sure that the dataset is on disk and ready to read; quick when it is.
+    """Makes sure that the dataset is on disk, ready to read; quick when it is.
 
-    Returns the path of its store. Raises UserError where data_root cannot be written.
+    A dataset that others have prepared here by TFDS is not downloaded again.
+    Returns the paths of its stores: frames, and actions or None. Raises UserError where data_root
+    cannot be written or is too small, and where there is nothing to prepare from.
     """
+    if config.actions and config.dataset != "minerl":
+        raise UserError(f"actions: {config.dataset} has none; only minerl does")
+    if config.dataset == "videos":
+        return _prepare_videos(config), None
     return _prepare_tfds(config)
 
 
@@ -177,28 +180,45 @@ def prepare(config):
 
 
 def _open(config, split):
-    """Returns the videos of a split, and their actions or None."""
-    path = prepare(config)
-    videos = store.Store(path, split)
-    channels = videos.row_shape[-1]
+    """Returns the videos of a split, and their actions or None, each as store.Videos."""
+    if os.path.isfile(config.data_root) or videos.is_video(config.data_root):
+        return _open_file(config, split), None
+    frames, actions = prepare(config)
+    opened = store.read(frames, split)
+    channels = opened.rows.shape[-1]
     if channels != config.channels:
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {channels}")
+    return opened, actions and store.read(actions, split)
+
+
+def _open_file(config, split):
+    """Reads a single file as the test split, in whatever number of channels the config has."""
+    path = config.data_root
+    if not videos.is_video(path) or not os.path.isfile(path):
+        known = ", ".join(videos.ENCODED + videos.ARRAYS)
+        raise UserError(f"data_root: {path} is neither a folder nor a video file ({known})")
+    if split != "test":
+        raise UserError(f"data_root: {path} is a single file; training needs a folder")
     if config.actions:
-        raise UserError(f"actions: {config.dataset} has none; only minerl does")
-    return videos, None
+        raise UserError(f"data_root: {path} has no actions, which the model needs")
+    try:
+        names, arrays = zip(*videos.read(path, config.channels), strict=True)
+    except videos.Broken as error:
+        raise UserError(f"data_root: {path}: {error}") from None
+    return store.Videos(np.concatenate(arrays), [len(array) for array in arrays], names)
 
 
-def _gather(threads, videos, actions, places, seq_len, skip):
+def _gather(threads, frames, actions, places, seq_len, skip):
     """Copies the clips at places (video, first frame) into one batch."""
     span = seq_len * skip
-    batch = {"video": np.empty([len(places), seq_len, *videos.row_shape], np.uint8)}
+    batch = {"video": np.empty([len(places), seq_len, *frames.rows.shape[1:]], np.uint8)}
     if actions:
-        batch["actions"] = np.empty([len(places), seq_len, *actions.row_shape], np.float32)
+        batch["actions"] = np.empty([len(places), seq_len, *actions.rows.shape[1:]], np.float32)
 
     def copy(row):
         video, start = places[row]
-        batch["video"][row] = videos[video][start : start + span : skip]
+        batch["video"][row] = frames[video][start : start + span : skip]
         if actions:
             batch["actions"][row] = actions[video][start : start + span : skip]
 
@@ -206,9 +226,9 @@ def _gather(threads, videos, actions, places, seq_len, skip):
     return batch
 
 
-def _kept_frames(videos, skip):
+def _kept_frames(opened, skip):
     """Frames that frame_skip leaves of each video, int [videos]."""
-    return -(-videos.lengths // skip)
+    return -(-opened.lengths // skip)
 
 
 def _skipping(skip):
@@ -223,47 +243,103 @@ def _num_threads():
 
 
 def _prepare_tfds(config):
-    """Prepares a dataset that has a TFDS builder; returns the path of its store."""
+    """Prepares a dataset that has a TFDS builder: the records, then the stores. Returns as prepare."""
     name, _, builder_config, version = BUILDERS[config.dataset]
-    folder = os.path.join(config.data_root, name, builder_config)
-    records, frames = os.path.join(folder, version), os.path.join(folder, f"{version}.frames")
-    if store.is_current(frames, _fingerprint(records)):
-        return frames
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with store.lock(os.path.join(config.data_root, f".{name}.lock"), f"preparing {name}"):
-            if not store.is_current(frames, _fingerprint(records)):
-                _build_from_tfds(config, records, frames)
-    except PermissionError as error:
-        raise UserError(f"data_root: cannot write {error.filename}, and {config.dataset} "
-                        f"is not prepared there") from None
-    return frames
+    records = os.path.join(config.data_root, name, builder_config or "", version)
+    frames, actions = f"{records}.frames", f"{records}.actions"
+    build = {frames: _frames_of_records}
+    if config.actions:
+        build[actions] = _actions_of_records
+
+    def missing():
+        # The records may be deleted to save space; the stores must then be of the same ones.
+        source = _fingerprint(records) or store.source(frames)
+        return [path for path in build if source is None or store.source(path) != source]
+
+    if missing():
+        with _writing(config, records), store.lock(f"{records}.lock", f"preparing {config.dataset}"):
+            if missing():
+                builder = _prepare_records(config, records)
+                for path in missing():
+                    store.build(path, _fingerprint(records), build[path](config, builder, records))
+                    _say(f"Prepared {path}.")
+    return frames, actions if config.actions else None
 
 
-def _build_from_tfds(config, records, frames):
-    import tensorflow_datasets as tfds  # Slow to import, and only needed once.
+def _prepare_records(config, records):
+    """Returns the dataset's builder, its records prepared."""
+    import tensorflow_datasets as tfds  # Slow to import, and needed only here.
 
-    name, builder_class, builder_config, _ = BUILDERS[config.dataset]
-    module = importlib.import_module(f"datasets.{name}")
-    builder = getattr(module, builder_class)(data_dir=config.data_root, config=builder_config)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    only_video = tfds.decode.PartialDecoding({"video": True})
+    logging.getLogger("absl").setLevel("ERROR")
+    for leftover in glob.glob(os.path.join(os.path.dirname(records), "incomplete.*")):
+        shutil.rmtree(leftover)  # Of a process that was killed: we hold the lock.
+    module, builder_class, builder_config, _ = BUILDERS[config.dataset]
+    builder_class = getattr(importlib.import_module(f"datasets.{module}"), builder_class)
+    builder = builder_class(data_dir=config.data_root, config=builder_config)
+    if not os.path.isdir(records):
+        _say(f"Preparing {config.dataset} in {records}.")
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS says that it knows no sizes.
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
+            try_download_gcs=False, register_checksums=hasattr(builder, "URL")))
+    return builder
 
-    def videos(split):
-        dataset = builder.as_dataset(split, decoders=only_video, shuffle_files=False)
-        for index, example in enumerate(tqdm(
-                dataset.as_numpy_iterator(), f"Unpacking {config.dataset}, {split}",
-                builder.info.splits[split].num_examples, unit=" videos", file=sys.stderr)):
-            yield f"{split}[{index}]", example["video"]
 
-    shape = builder.info.features["video"].shape[1:]
-    splits = {split: videos(split) for split in ("train", "test")}
-    store.build(frames, _fingerprint(records), splits, shape, np.uint8)
+def _frames_of_records(config, builder, records):
+    """Decodes the records: for each split (name, uint8 [T, 64, 64, C]) one by one."""
+    size = 0
+    for split in SPLITS:
+        _, first = next(_read_records(builder, split, "video"))
+        size += first.nbytes * builder.info.splits[split].num_examples
+    store.check_space(config.data_root, size, f"Unpacking {config.dataset} (about)")
+    return {split: _with_progress(_read_records(builder, split, "video"), config, split,
+                                  builder.info.splits[split].num_examples) for split in SPLITS}
+
+
+def _actions_of_records(config, builder, records):
+    """Reads actions from the records' metadata: for each split (name, float32 [T, A]) one by one."""
+    from datasets import minerl_navigate
+
+    with open(os.path.join(records, "features.json")) as file:
+        if '"metadata"' not in file.read():
+            raise UserError(f"actions: {records} was prepared without metadata; move it away, and it "
+                            "is prepared again, with them")
+    expected = []
+
+    def actions(split):
+        lengths = store.read(f"{records}.frames", split).lengths
+        for (name, metadata), length in zip(
+                _read_records(builder, split, "metadata"), lengths, strict=True):
+            try:
+                names, values = minerl_navigate.read_actions(metadata.decode(), length)
+            except UserError as error:
+                raise UserError(f"actions: {config.dataset} {name}: {error}") from None
+            if not expected:
+                expected.extend(names)
+                _say(f"The actions of {config.dataset}: {', '.join(names)}.")
+            if names != expected:
+                raise UserError(f"actions: {config.dataset} {name} has {', '.join(names)}; others "
+                                f"have {', '.join(expected)}")
+            yield name, values
+
+    return {split: actions(split) for split in SPLITS}
+
+
+def _read_records(builder, split, feature):
+    """Yields (name, value) of one feature of each record, in the order of the records."""
+    import tensorflow_datasets as tfds
+
+    # Partial, since records that others have prepared hold nothing but videos.
+    only = tfds.decode.PartialDecoding({feature: True})
+    dataset = builder.as_dataset(split, decoders=only, shuffle_files=False)
+    for index, example in enumerate(dataset.as_numpy_iterator()):
+        yield f"{split}[{index}]", example[feature]
 
 
 def _fingerprint(records):
-    """What ties a store to its TFDS records: their sizes, and the checksums that end each file."""
+    """What ties a store to its TFDS records; None where there are no records.
+
+    The files' sizes and ends, where the checksum of the last record is. A copy has the same.
+    """
     if not os.path.isdir(records):
         return None
     digest = hashlib.sha256()
@@ -273,3 +349,73 @@ def _fingerprint(records):
             file.seek(max(0, size - 4096))
             digest.update(f"{name} {size} ".encode() + file.read())
     return digest.hexdigest()
+
+
+def _prepare_videos(config):
+    """Prepares a folder of videos; returns the path of its store."""
+    files = videos.list_splits(config.data_root)
+    path = os.path.join(config.data_root, f"frames_{videos.SIZE}x{videos.SIZE}x{config.channels}")
+    digest = hashlib.sha256()
+    for file in files["train"] + files["test"]:
+        status = os.stat(file)
+        name = os.path.relpath(file, config.data_root)
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    source = digest.hexdigest()
+    if store.source(path) != source:
+        with _writing(config, path), store.lock(f"{path}.lock", f"preparing {config.data_root}"):
+            if store.source(path) != source:
+                frames = videos.estimate_frames(files["train"] + files["test"])
+                store.check_space(config.data_root, frames * videos.SIZE**2 * config.channels,
+                                  f"Preparing {config.data_root} (about)")
+                store.build(path, source, {
+                    split: _read_videos(config, split, files[split]) for split in SPLITS})
+                _say(f"Prepared {path}.")
+    return path
+
+
+def _read_videos(config, split, files):
+    """Yields (name, uint8 [T, 64, 64, C]) of each video; reports files that do not decode."""
+    def read(file):
+        try:
+            return videos.read(file, config.channels, scratch=config.data_root)
+        except videos.Broken as error:
+            return error
+
+    skipped = 0
+    read_files = load_ahead(read, files, depth=_num_threads(), threads=_num_threads())
+    for file, found in _with_progress(read_files, config, split, len(files)):
+        if isinstance(found, videos.Broken):
+            _say(f"Skipped {file}: {found}.")
+            skipped += 1
+        else:
+            yield from found
+    if skipped == len(files):
+        raise UserError(f"data_root: none of the {skipped} files to {split} on decodes")
+    if skipped:
+        _say(f"{skipped} of {len(files)} files to {split} on do not decode and were skipped.")
+
+
+def _with_progress(items, config, split, total):
+    yield from tqdm(
+        items, f"Unpacking {config.dataset}, {split}", total, unit=" videos", file=sys.stderr)
+
+
+def _say(line):
+    tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _writing(config, path):
+    """Makes the folder of a path; in the context, what hinders writing is a UserError."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"data_root: {config.dataset} is not prepared in {config.data_root}, and "
+                            f"cannot be: {error.strerror}: {error.filename}") from None
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"data_root: the disk of {config.data_root} is full") from None
+        raise
+    except tf.errors.ResourceExhaustedError:  # By TFDS as it writes records.
+        raise UserError(f"data_root: the disk of {config.data_root} is full") from None

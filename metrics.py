@@ -204,18 +204,18 @@ class FVD:
         model: a network from videos [N, T, 224, 224, 3] in [-1, 1] to features [N, D]: the folder
             of a SavedModel, or a TF-Hub handle such as
             https://tfhub.dev/deepmind/i3d-kinetics-400/1, the network of the paper.
-        batch_size: videos in the network at a time.
+        max_frames: frames in the network at a time, but at least one video.
     """
 
     MIN_VIDEOS = 256
     SIZE = 224
 
-    def __init__(self, model, batch_size=8):
+    def __init__(self, model, max_frames=256):
         # A signature does not keep the variables of its SavedModel alive: hold both.
         self._saved_model = _load_saved_model(model)
         self._signature = _only_signature(self._saved_model, model)
         self._name = model
-        self._batch_size = batch_size
+        self._max_frames = max_frames
 
     def features(self, videos):
         """Features of videos.
@@ -227,8 +227,9 @@ class FVD:
             [N, D] float64.
         """
         features = []
-        for i in range(0, len(videos), self._batch_size):
-            (output,) = self._signature(self._prepare(videos[i : i + self._batch_size])).values()
+        batch_size = max(1, self._max_frames // videos.shape[1])
+        for i in range(0, len(videos), batch_size):
+            (output,) = self._signature(self._prepare(videos[i : i + batch_size])).values()
             features.append(np.asarray(output, np.float64).reshape(output.shape[0], -1))
         return np.concatenate(features)
 
@@ -272,7 +273,10 @@ def _load_saved_model(model):
         except ImportError:
             raise UserError(
                 f"FVD model {model} needs TensorFlow Hub: pip install tensorflow-hub") from None
-        path = tensorflow_hub.resolve(path)
+        try:
+            path = tensorflow_hub.resolve(path)
+        except OSError as error:
+            raise UserError(f"FVD model {model}: cannot download it: {error}") from None
     if not tf.saved_model.contains_saved_model(path):
         raise UserError(f"FVD model {model}: no SavedModel in that folder")
     # A module of TensorFlow 1's Hub holds a second graph for training; this one has no tags.

@@ -5,8 +5,10 @@ Frames are numbered from 1, so after a context of 36 the first predicted frame i
 """
 
 import imageio.v3 as imageio
+import matplotlib
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure  # not pyplot, which looks for a display
 from PIL import Image
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
@@ -155,14 +157,6 @@ def axis_label(name):
     return UNITS.get(name, name)
 
 
-def save_figure(path, figure):
-    """Writes a figure by the format its path ends in, without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    figure.savefig(path)
-
-
 def save_range_plot(path, name, mean, low, high, context):
     """Plots a metric over the predicted frames, with the interval around its mean.
 
@@ -172,10 +166,6 @@ def save_range_plot(path, name, mean, low, high, context):
         mean, low, high: [T], for frames context + 1 ... context + T. NaN bounds are left out.
         context: number of frames observed.
     """
-    # Matplotlib is slow to import: only those who plot wait for it.
-    import matplotlib
-    from matplotlib.figure import Figure
-
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5, 2.8), layout="constrained")
         axes = figure.add_subplot()
@@ -183,7 +173,7 @@ def save_range_plot(path, name, mean, low, high, context):
         axes.fill_between(frames, low, high, color=BLUE, alpha=0.25, linewidth=0)
         axes.plot(frames, mean, color=BLUE)
         axes.set(xlabel="Frame", ylabel=axis_label(name), xlim=(context + 1, frames[-1] + 0.5))
-        save_figure(path, figure)
+        figure.savefig(path)
 
 
 def save_contact_sheet(path, examples, context, columns=12):
@@ -198,9 +188,6 @@ def save_contact_sheet(path, examples, context, columns=12):
         context: number of frames observed.
         columns: frames shown of each video.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     total, height, width = next(iter(examples[0].values())).shape[:3]
     shown = np.unique(np.linspace(0, total - 1, columns).round().astype(int))
     gap = max(2, height // 16)
@@ -231,7 +218,7 @@ def save_contact_sheet(path, examples, context, columns=12):
         axes.axvline(end, color=VERMILLION, linewidth=1.2)
         axes.annotate(f"context ends after frame {context}", (end, 0), (3, -3), color=VERMILLION,
                       xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
-        save_figure(path, figure)
+        figure.savefig(path)
 
 
 def _contact_row(video, shown, total, gap):

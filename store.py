@@ -7,7 +7,9 @@ videos one after the other. It appears under its name whole, or not at all.
 import contextlib
 import errno
 import fcntl
+import functools
 import json
+import math
 import os
 import shutil
 import sys
@@ -19,43 +21,42 @@ from tools import UserError
 FORMAT = 1  # Of the files; a store of another format is built anew.
 
 
-class Store:
-    """The videos of one split, as a sequence of arrays [T, *row] that are read when looked at.
+class Videos:
+    """Videos in one array of rows, as a sequence of arrays [T, *row].
 
-    Raises UserError where path holds no whole store of a format that this code reads.
+    rows: [rows of all videos, *row]. lengths: rows of each video. names: what to call each in messages.
     """
 
-    def __init__(self, path, split):
-        header = _read_header(path)
-        if header is None:
-            raise UserError(f"{path} is not a store of videos")
-        self.lengths = np.array(header["splits"][split]["lengths"], np.int64)  # Rows of each video.
-        self.names = header["splits"][split]["names"]
+    def __init__(self, rows, lengths, names):
+        self.rows, self.lengths, self.names = rows, np.array(lengths, np.int64), names
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        shape = (int(self._starts[-1]), *header["row_shape"])
-        dtype = np.dtype(header["dtype"])
-        file = os.path.join(path, f"{split}.rows")
-        size, expected = os.path.getsize(file), dtype.itemsize * int(np.prod(shape))
-        if size != expected:  # Reading past the end of a mapped file would kill the process.
-            raise UserError(f"{file} is damaged: {size} bytes, not {expected}; delete {path}")
-        # Nothing can be mapped from an empty file.
-        self._rows = np.memmap(file, dtype, "r", shape=shape) if size else np.empty(shape, dtype)
-
-    @property
-    def row_shape(self):
-        return self._rows.shape[1:]
 
     def __len__(self):
         return len(self.lengths)
 
     def __getitem__(self, video):
-        return self._rows[self._starts[video] : self._starts[video + 1]]
+        return self.rows[self._starts[video] : self._starts[video + 1]]
 
 
-def is_current(path, source):
-    """Whether path holds a store that was built from this source (whatever JSON can hold)."""
+def read(path, split):
+    """Maps a split of a store into memory; returns its Videos, whose frames are read when used.
+
+    Raises UserError where the store is damaged.
+    """
     header = _read_header(path)
-    return header is not None and header["source"] == json.loads(json.dumps(source))
+    lengths, names = header["splits"][split]["lengths"], header["splits"][split]["names"]
+    shape, dtype = (sum(lengths), *header["row_shape"]), np.dtype(header["dtype"])
+    file = os.path.join(path, f"{split}.rows")
+    size, expected = os.path.getsize(file), dtype.itemsize * math.prod(shape)
+    if size != expected:  # Reading past the end of a mapped file would kill the process.
+        raise UserError(f"{file} is damaged: {size} bytes, not {expected}; delete {path}")
+    return Videos(np.memmap(file, dtype, "r", shape=shape), lengths, names)
+
+
+def source(path):
+    """Returns what the store at path was built from, as given to build; None without a store."""
+    header = _read_header(path)
+    return header and header["source"]
 
 
 def _read_header(path):
@@ -64,53 +65,63 @@ def _read_header(path):
             header = json.load(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:
+        raise UserError(f"{path} is damaged: its header.json cannot be read; delete {path}") from None
     return header if header["format"] == FORMAT else None
 
 
-def build(path, source, splits, row_shape, dtype):
+def build(path, source, splits):
     """Writes a store, in place of one that is there. The caller holds the lock.
 
-    source: what the store is made of; JSON that changes when the data does.
-    splits: for every split, an iterable of (name, array [T, *row_shape]), held one at a time.
-    Raises UserError where the disk is full; then, and whenever it fails, nothing is left behind.
+    source: what the store is made of, in words that change when the data does.
+    splits: for every split, an iterable of (name, array [T, *row]), at least one. One array is held
+        at a time; all have the type and row shape of the first.
+    Whenever it fails, it leaves nothing behind. Raises UserError where the disk is full.
     """
     part, old = f"{path}.part", f"{path}.old"
-    for leftover in (part, old):  # Of a process that was killed.
-        shutil.rmtree(leftover, ignore_errors=True)
-    header = {"format": FORMAT, "source": source, "row_shape": list(row_shape),
-              "dtype": np.dtype(dtype).name, "splits": {}}
+    clean = functools.partial(shutil.rmtree, ignore_errors=True)
+    clean(part)  # Of a process that was killed.
+    header = {"format": FORMAT, "source": source, "row_shape": None, "dtype": None, "splits": {}}
     try:
         os.makedirs(part)
         for split, videos in splits.items():
-            header["splits"][split] = _write_rows(
-                os.path.join(part, f"{split}.rows"), videos, tuple(row_shape), dtype)
+            with open(os.path.join(part, f"{split}.rows"), "wb") as file:
+                header["splits"][split] = _write_rows(file, videos, header)
         with open(os.path.join(part, "header.json"), "w") as file:
             json.dump(header, file)
+            _flush(file)
         if os.path.exists(path):
             os.rename(path, old)
         os.rename(part, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise UserError(f"the disk of {path} is full; free some and start again") from None
+            raise UserError(f"the disk of {path} is full; free some space and start again") from None
         raise
     finally:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        clean(part)
+        clean(old)
 
 
-def _write_rows(file, videos, row_shape, dtype):
+def _write_rows(file, videos, header):
     """Appends the videos to a file; returns their lengths and names."""
     lengths, names = [], []
-    with open(file, "wb") as rows:
-        for name, video in videos:
-            if video.shape[1:] != row_shape or video.dtype != dtype:
-                raise ValueError(f"{name}: {video.dtype} {video.shape}, not {dtype} {row_shape}")
-            rows.write(np.ascontiguousarray(video).data)
-            lengths.append(len(video))
-            names.append(name)
-        rows.flush()
-        os.fsync(rows.fileno())  # The name must not outlive the bytes when the machine goes down.
+    for name, video in videos:
+        if header["row_shape"] is None:
+            header["row_shape"], header["dtype"] = list(video.shape[1:]), video.dtype.name
+        if list(video.shape[1:]) != header["row_shape"] or video.dtype.name != header["dtype"]:
+            raise ValueError(f"{name} is {video.dtype.name} {list(video.shape)}, not "
+                             f"{header['dtype']} [T, *{header['row_shape']}]")
+        file.write(np.ascontiguousarray(video).data)
+        lengths.append(len(video))
+        names.append(name)
+    _flush(file)
     return {"lengths": lengths, "names": names}
+
+
+def _flush(file):
+    """Puts a file on the disk: its name must not outlive its bytes when the machine goes down."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import types
@@ -14,6 +15,7 @@ import typing
 
 import tensorflow as tf
 import yaml
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 import pictures
 
@@ -362,6 +364,27 @@ def write_atomically(path, mode="w"):
         raise
 
 
+@contextlib.contextmanager
+def directory_atomically(path):
+    """Yields a directory to fill, which appears under `path` when all is written, or not at all.
+
+    Raises UserError where path exists or cannot be written.
+    """
+    if os.path.exists(path):
+        raise UserError(f"out: {path} exists already; name another directory")
+    part = f"{path.rstrip('/')}.{os.getpid()}.part"
+    try:
+        os.makedirs(part)
+    except OSError as error:
+        raise UserError(f"out: cannot write to {path}: {error.strerror}") from None
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        shutil.rmtree(part)
+        raise
+
+
 def claim_run_dir(config):
     """Makes the run directory and writes its config.yml; one that exists must hold the same model.
 
@@ -405,25 +428,35 @@ def find_checkpoint(model_dir):
 
 
 def restore(prefix, **objects):
-    """Restores the objects from a checkpoint; `model` is one of them, and all of it must be there.
+    """Restores the objects from a checkpoint; `model` is one of them, and is restored whole.
 
     Raises UserError where the file is damaged or holds another architecture.
     """
+    other = f"checkpoint {prefix} holds another architecture than its config.yml"
     try:
-        saved = {name for name, _ in tf.train.list_variables(prefix) if name.startswith("model/")}
-        if len(saved) != len(objects["model"].variables):
-            raise UserError(
-                f"checkpoint {prefix} holds another architecture than its config.yml: "
-                f"{len(saved)} variables, not {len(objects['model'].variables)}")
+        saved = _count_saved(prefix, "model")
+        if saved != len(objects["model"].trainable_variables):
+            raise UserError(f"{other}: {saved} variables, not {len(objects['model'].trainable_variables)}")
         status = tf.train.Checkpoint(**objects).restore(prefix)
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
-        problem = str(error).strip().split("\n")[0]
-        raise UserError(f"checkpoint {prefix} holds another architecture than its config.yml: "
-                        f"{problem}") from None
+        raise UserError(f"{other}: {str(error).strip().splitlines()[0]}") from None
     except tf.errors.OpError as error:
-        raise UserError(f"checkpoint {prefix} is damaged ({error.message.strip()[:120]}); "
-                        f"remove it to use an older one") from None
+        raise UserError(f"checkpoint {prefix} is damaged: {error.message.splitlines()[0]}") from None
+
+
+def _count_saved(prefix, name):
+    """How many variables a checkpoint holds of the object that was saved under a name."""
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+        tf.train.load_checkpoint(prefix).get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
+    ahead = [child.node_id for child in graph.nodes[0].children if child.local_name == name]
+    seen = set()
+    while ahead:
+        node = ahead.pop()
+        if node not in seen:
+            seen.add(node)
+            ahead += [child.node_id for child in graph.nodes[node].children]
+    return sum(len(graph.nodes[node].attributes) for node in seen)
 
 
 class Checkpoints:

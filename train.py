@@ -3,6 +3,9 @@
 Started again with the same config, it goes on from its newest checkpoint.
 """
 
+import quiet  # noqa: F401
+
+# isort: split
 import sys
 import time
 

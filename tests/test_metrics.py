@@ -299,7 +299,7 @@ def test_fvd_gives_the_network_large_colour_videos_from_minus_1_to_1(video_model
     videos = np.zeros([3, 2, 64, 64, channels], np.float32)
     videos[1] = 1
     videos[2] = 0.25
-    features = metrics.FVD(video_model, batch_size=2).features(videos)
+    features = metrics.FVD(video_model, max_frames=5).features(videos)
     assert features.shape == (3, 12) and features.dtype == np.float64
     np.testing.assert_allclose(features, [[-2] * 12, [2] * 12, [-1] * 12])
 
@@ -329,6 +329,15 @@ def test_fvd_of_a_folder_without_a_model_is_one_line(tmp_path):
 def test_fvd_of_a_handle_without_tensorflow_hub_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_hub", None)
     with pytest.raises(UserError, match="pip install tensorflow-hub"):
+        metrics.FVD("https://tfhub.dev/deepmind/i3d-kinetics-400/1")
+
+
+def test_fvd_of_a_handle_that_cannot_be_reached_is_one_line(monkeypatch):
+    def offline(handle):
+        raise urllib.error.URLError("offline")
+
+    monkeypatch.setitem(sys.modules, "tensorflow_hub", types.SimpleNamespace(resolve=offline))
+    with pytest.raises(UserError, match="cannot download it: .*offline"):
         metrics.FVD("https://tfhub.dev/deepmind/i3d-kinetics-400/1")
 
 

@@ -1,0 +1,136 @@
+"""What the datasets have in common that are published as a zip archive of 64x64 mp4 files."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import zipfile
+import zlib
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+import store
+import videos
+from ahead import load_ahead
+from tools import UserError
+
+
+class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """TFDS builder: `video` uint8 [T, 64, 64, CHANNELS], in the splits train and test.
+
+    The archive is downloaded once, or taken from data_dir where its user has put it. Files are
+    decoded straight from it. One that does not decode is reported by name, skipped, and counted.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    URL = CHANNELS = None
+    FOLDERS = {"train": "train", "test": "test"}  # The folder in the archive that holds a split.
+
+    def _features(self):
+        shape = (None, videos.SIZE, videos.SIZE, self.CHANNELS)
+        return {"video": tfds.features.Video(shape=shape)}
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self, description=type(self).__doc__, homepage=os.path.dirname(self.URL),
+            features=tfds.features.FeaturesDict(self._features()))
+
+    url_infos = None  # Nobody has published the archives' checksums.
+
+    @property
+    def _checksums_path(self):
+        """Where TFDS records the size and the SHA-256 of what it downloads."""
+        folder = pathlib.Path(self._data_dir_root, "downloads")
+        folder.mkdir(exist_ok=True)
+        return folder / f"{self.name}.checksums.tsv"
+
+    def _split_generators(self, dl_manager):
+        archive = os.path.join(self._data_dir_root, os.path.basename(self.URL))
+        if not os.path.exists(archive):
+            self._download(dl_manager, archive)
+        print(f"Reading {archive}.", file=sys.stderr)
+        with _readable(archive), zipfile.ZipFile(archive) as opened:
+            members = {split: self._list_members(opened, split) for split in self.FOLDERS}
+            frames = sum(len(names) * self._first_length(opened, names) for names in members.values())
+        raw = frames * videos.SIZE * videos.SIZE * self.CHANNELS
+        # Once as PNGs, which are smaller than raw frames, and once raw.
+        store.check_space(self._data_dir_root, 2 * raw, f"Preparing {self.name} at most")
+        return {split: self._generate_examples(archive, names) for split, names in members.items()}
+
+    def _download(self, dl_manager, archive):
+        """Downloads the archive. Raises UserError where its host cannot be reached."""
+        try:
+            # TFDS tries for minutes, and does not say how large the file is.
+            answer = requests.head(self.URL, allow_redirects=True, timeout=60)
+            size = int(answer.headers.get("content-length", 0))
+            store.check_space(self._data_dir_root, size, f"Downloading {self.URL}")
+            os.rename(dl_manager.download(self.URL), archive)
+        except (requests.RequestException, tfds.download.DownloadError) as error:
+            raise UserError(f"cannot download {self.URL} ({error}); try again, or put the file at "
+                            f"{archive} by other means") from None
+
+    def _list_members(self, archive, split):
+        """Returns the names of a split's mp4 files, sorted. Raises UserError where there are none."""
+        paths = [pathlib.PurePosixPath(name) for name in archive.namelist()]
+        names = sorted(
+            str(path) for path in paths
+            if path.parent.name == self.FOLDERS[split] and path.suffix == ".mp4"
+            and not path.name.startswith("."))
+        if not names:
+            raise UserError(f"{archive.filename} is not {self.name}: it has no folder "
+                            f"{self.FOLDERS[split]} of mp4 files")
+        return names
+
+    def _first_length(self, archive, names):
+        """Frames of the first video that decodes."""
+        for name in names:
+            with contextlib.suppress(videos.Broken):
+                return len(self._decode(archive, name))
+        raise UserError(f"none of the {len(names)} videos of {archive.filename} decodes")
+
+    def _generate_examples(self, archive, names):
+        skipped = 0
+        with _readable(archive), zipfile.ZipFile(archive) as opened:
+            decode = functools.partial(self._try_to_decode, opened)
+            for name, video in load_ahead(decode, names, depth=8, threads=os.cpu_count()):
+                if isinstance(video, videos.Broken):
+                    tqdm.write(f"Skipped {name}: {video}.", file=sys.stderr)
+                    skipped += 1
+                else:
+                    yield name, {"video": video, **self._metadata(opened, name)}
+        if skipped:
+            print(f"{skipped} of {len(names)} videos of {self.name} do not decode and are missing "
+                  "from now on.", file=sys.stderr)
+
+    def _metadata(self, archive, name):
+        """Returns the features of a video other than itself."""
+        return {}
+
+    def _try_to_decode(self, archive, name):
+        try:
+            return self._decode(archive, name)
+        except videos.Broken as error:
+            return error
+
+    def _decode(self, archive, name):
+        """Decodes a file of the archive: uint8 [T, 64, 64, CHANNELS]. Raises videos.Broken."""
+        with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+            with archive.open(name) as member:  # Checks the checksum as it reads.
+                shutil.copyfileobj(member, file)
+            file.flush()
+            return np.array(videos.decode(file.name, self.CHANNELS))
+
+
+@contextlib.contextmanager
+def _readable(path):
+    """A context in which a damaged archive is a UserError."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"the archive {path} is damaged ({error}); delete it and start again") from None

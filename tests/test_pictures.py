@@ -1,0 +1,192 @@
+import io
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import tensorflow as tf
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import pictures
+
+RNG = np.random.default_rng(0)
+
+
+def video(*shape):
+    return RNG.random(shape).astype(np.float32)
+
+
+def read_gif(data):
+    """The frames of a GIF as RGB, [T, H, W, 3], and the opened image."""
+    image = Image.open(io.BytesIO(data))
+    frames = []
+    for index in range(image.n_frames):
+        image.seek(index)
+        frames.append(np.array(image.convert("RGB")))
+    return np.stack(frames), image
+
+
+def test_pixels_are_rounded_clipped_and_left_alone_where_they_are_whole():
+    pixels = pictures.to_uint8(np.float32([-0.5, 0, 0.5 / 255 + 1e-4, 1, 3]))
+    assert pixels.tolist() == [0, 0, 1, 255, 255]
+    whole = np.uint8([0, 7, 255])
+    assert pictures.to_uint8(whole) is whole
+    assert pictures.to_uint8(np.arange(256, dtype=np.float32) / 255).tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_holds_every_frame_in_reading_order_and_pads_the_last_row(tmp_path, channels):
+    frames = video(7, 4, 5, channels)
+    pictures.save_grid(tmp_path / "grid.png", frames, columns=3)
+    grid = imageio.imread(tmp_path / "grid.png").reshape(3 * 4, 3 * 5, channels)
+    for index in range(9):
+        row, column = divmod(index, 3)
+        cell = grid[4 * row : 4 * row + 4, 5 * column : 5 * column + 5]
+        np.testing.assert_array_equal(
+            cell, pictures.to_uint8(frames[index]) if index < 7 else np.zeros_like(cell))
+
+
+def test_grid_of_few_frames_is_one_row_without_padding(tmp_path):
+    pictures.save_grid(tmp_path / "grid.png", video(3, 4, 5, 1))
+    assert imageio.imread(tmp_path / "grid.png").shape == (4, 15)
+
+
+def test_grey_gif_keeps_all_256_greys_loops_and_keeps_time(tmp_path):
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    frames = np.concatenate([frames, frames[:, ::-1], frames[:, :, ::-1]])
+    pictures.save_gif(tmp_path / "a.gif", frames, fps=20)
+    got, image = read_gif((tmp_path / "a.gif").read_bytes())
+    np.testing.assert_array_equal(got, np.broadcast_to(frames, (3, 16, 16, 3)))
+    assert image.info["loop"] == 0 and image.info["duration"] == 50
+
+
+def test_each_colour_gif_frame_gets_its_own_palette():
+    frames = np.zeros([2, 16, 16, 3], np.uint8)
+    frames[0, ..., 0] = frames[1, ..., 2] = np.arange(256).reshape(16, 16)
+    got, _ = read_gif(pictures.encode_gif(frames))
+    assert np.abs(got.astype(int) - frames).max() <= 1
+
+
+def test_gif_of_one_frame_and_of_equal_frames_can_be_written():
+    assert len(read_gif(pictures.encode_gif(video(1, 8, 8, 1)))[0]) == 1
+    _, image = read_gif(pictures.encode_gif(np.zeros([5, 8, 8, 3])))
+    # Equal frames are stored once, and shown for as long as all of them.
+    assert image.n_frames * image.info["duration"] == 5 * 80
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tensorboard_reads_a_gif_back_as_an_image(tmp_path, channels):
+    frames = pictures.to_uint8(video(3, 6, 8, channels))
+    writer = tf.summary.create_file_writer(str(tmp_path))
+    with writer.as_default(step=7):
+        pictures.gif_summary("open_loop", frames)
+        pictures.gif_summary("open_loop", frames[:1], step=8)
+    writer.close()
+
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    metadata = events.SummaryMetadata("open_loop")
+    assert metadata.plugin_data.plugin_name == "images"
+    first, second = events.Tensors("open_loop")
+    assert (first.step, second.step) == (7, 8)
+    width, height, data = tf.make_ndarray(first.tensor_proto)
+    assert (width, height) == (b"8", b"6")
+    assert data == pictures.encode_gif(frames) and data[:6] == b"GIF89a"
+
+
+def test_training_gif_shows_truth_prediction_and_error_of_every_example():
+    truth, prediction = video(2, 3, 4, 5, 1), video(2, 3, 4, 5, 1)
+    frames = pictures.training_gif_frames(truth, prediction, separator=2)
+    assert frames.shape == (3, 3 * 4 + 2 * 2, 2 * 5 + 2, 1) and frames.dtype == np.uint8
+    for example in range(2):
+        column = frames[:, :, 7 * example : 7 * example + 5]
+        t, p = pictures.to_uint8(truth[example]), pictures.to_uint8(prediction[example])
+        np.testing.assert_array_equal(column[:, :4], t)
+        np.testing.assert_array_equal(column[:, 6:10], p)
+        np.testing.assert_array_equal(column[:, 12:], np.abs(t.astype(int) - p))
+        assert (column[:, 4:6] == pictures.GAP).all()
+    assert (frames[:, :, 5:7] == pictures.GAP).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_prediction_gif_marks_the_context_and_shows_it_on_both_sides(channels):
+    truth, prediction = video(5, 4, 4, channels), video(3, 4, 4, channels)
+    frames = pictures.prediction_gif_frames(truth, prediction, context=2, scale=2, border=3)
+    assert frames.shape == (5, 14, 14 + 6 + 14, 3)
+    left, right = frames[:, :, :14], frames[:, :, 20:]
+    seen = np.concatenate([truth[:2], prediction])
+    for side, shown in [(left, truth), (right, seen)]:
+        np.testing.assert_array_equal(
+            side[:, 3:-3:2, 3:-3:2], np.broadcast_to(pictures.to_uint8(shown), (5, 4, 4, 3)))
+        np.testing.assert_array_equal(side[:, 3:-3:2], side[:, 4:-3:2])
+        assert (side[:2, 0] == pictures.CONTEXT_RGB).all()
+        assert (side[2:, 0] == pictures.PREDICTED_RGB).all()
+
+
+def test_prediction_gif_refuses_a_prediction_of_another_length():
+    with pytest.raises(ValueError, match="3 frames follow the context, 4 are predicted"):
+        pictures.prediction_gif_frames(video(5, 4, 4, 1), video(4, 4, 4, 1), context=2)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures saved in a test."""
+    saved, save = [], Figure.savefig
+
+    def spy(figure, path):
+        saved.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return saved
+
+
+def test_range_plot_starts_after_the_context_and_names_its_units(tmp_path, figures):
+    mean = np.linspace(30, 20, 10)
+    pictures.save_range_plot(tmp_path / "a.png", "psnr", mean, mean - 1, mean + 1, context=36)
+    (axes,) = figures[0].axes
+    assert axes.lines[0].get_xdata().tolist() == list(range(37, 47))
+    assert axes.lines[0].get_ydata().tolist() == mean.tolist()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Frame", "PSNR (dB)")
+    assert imageio.imread(tmp_path / "a.png").std() > 0
+
+
+def test_range_plot_without_a_known_interval_is_a_line(tmp_path):
+    unknown = np.full(4, np.nan)
+    pictures.save_range_plot(tmp_path / "a.png", "ssim", np.arange(4.0), unknown, unknown, context=1)
+    assert (tmp_path / "a.png").stat().st_size
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contact_sheet_has_a_row_a_video_and_evenly_spaced_frames(tmp_path, figures, channels):
+    truth, sample = video(21, 16, 16, channels), video(13, 16, 16, channels)
+    examples = [{"ground truth": truth, "best SSIM": sample, "sample 1": sample[::-1]}] * 2
+    pictures.save_contact_sheet(tmp_path / "a.png", examples, context=8, columns=5)
+    (axes,) = figures[0].axes
+    assert [int(tick.get_text()) for tick in axes.get_xticklabels()] == [1, 6, 11, 16, 21]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == list(examples[0]) * 2
+
+    sheet = axes.images[0].get_array()
+    gap = 2
+
+    def cell(row, column):
+        top = row * (16 + gap) + row // 3 * 2 * gap
+        return sheet[top : top + 16, column * (16 + gap) : column * (16 + gap) + 16]
+
+    for row in range(6):
+        for column, frame in enumerate([0, 5, 10, 15, 20]):
+            shown = [truth, sample, sample[::-1]][row % 3]
+            index = frame - (21 - len(shown))
+            want = pictures.to_uint8(shown[index]) if index >= 0 else np.uint8(255)
+            np.testing.assert_array_equal(cell(row, column), np.broadcast_to(want, (16, 16, 3)))
+    # The line stands between frames 6 (seen) and 11 (predicted).
+    assert 16 + 18 - 1 < axes.lines[0].get_xdata()[0] < 2 * 18
+    assert imageio.imread(tmp_path / "a.png").std() > 0
+
+
+def test_contact_sheet_of_fewer_frames_than_columns_shows_each_once(tmp_path, figures):
+    pictures.save_contact_sheet(
+        tmp_path / "a.png", [{"ground truth": video(4, 16, 16, 1)}], context=2, columns=12)
+    labels = figures[0].axes[0].get_xticklabels()
+    assert [int(label.get_text()) for label in labels] == [1, 2, 3, 4]

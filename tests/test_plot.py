@@ -1,0 +1,243 @@
+import json
+import os
+import sys
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import metrics
+import plot
+import tools
+from tools import Config, UserError
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Returns a function that writes a run directory as train.py and eval.py leave it behind."""
+
+    def make(name, evaluated=True, trained=True, **settings):
+        run = tmp_path / name
+        run.mkdir()
+        config = Config(dataset="moving_digits", log_root=str(tmp_path), eval_seq_len=44, **settings)
+        config.save(run / "config.yml")
+        if trained:
+            lines = [{"step": step, "split": split, "total_loss": 100 / step, "nll_term": 90 / step,
+                      "kl_term": 10 / step} for step in (1, 50, 100) for split in ("train", "val")]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if evaluated:
+            make_evaluation(run / "eval_2026_01_02_03_04_05", config)
+        return run
+
+    return make
+
+
+def make_evaluation(path, config, examples=4, samples=3, frames=8, **settings):
+    path.mkdir()
+    noise = np.random.default_rng(0).normal(size=[examples, samples, frames])
+    np.savez(
+        path / "metrics.npz", psnr=20 + noise, ssim=0.5 + 0.1 * noise, lpips=0.3 + 0.01 * noise,
+        ssim_range2=0.6 + 0.1 * noise, psnr_unclipped=19 + noise, psnr_convention="words",
+        psnr_reconstruction=noise[:, 0], open_loop_ctx=36)
+    settings = {**{key: getattr(config, key) for key in config.__dataclass_fields__},
+                "num_examples": examples, "num_samples": samples, **settings}
+    (path / "summary.json").write_text(json.dumps({"settings": settings, "metrics": {}}))
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures saved in a test."""
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: (saved.append(figure), save(figure, *a, **k)))
+    return saved
+
+
+def run_plot(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["plot.py", *map(str, arguments)])
+    plot.main()
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def table_of(path):
+    """A Markdown table as a dict: row name -> cells."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_two_runs_give_a_figure_and_a_table_labelled_by_what_differs(
+        make_run, tmp_path, monkeypatch, figures, capsys):
+    runs = [make_run("a", levels=1), make_run("b", levels=2, lr=0.001)]
+    run_plot(monkeypatch, *runs, "--out", tmp_path / "compared.png")
+    assert imageio.imread(tmp_path / "compared.png").std() > 0
+    assert legend(figures[0]) == ["levels 1, lr 0.0003", "levels 2, lr 0.001"]
+    panels = [axes.get_ylabel() for part in figures[0].subfigs for axes in part.axes]
+    assert panels == ["PSNR (dB) ↑", "SSIM ↑", "LPIPS ↓", *plot.LOSSES.values()]
+    rows = table_of(tmp_path / "compared.md")
+    assert rows[""] == legend(figures[0])
+    assert rows["Examples"] == ["4", "4"] and rows["Frames of context"] == ["36", "36"]
+    assert rows["Steps trained"] == ["100", "100"]
+    assert (tmp_path / "compared.md").read_text() in capsys.readouterr().out
+
+
+def test_table_holds_the_mean_and_the_best_sample_by_each_metric_with_intervals(
+        make_run, tmp_path, monkeypatch):
+    run = make_run("a")
+    run_plot(monkeypatch, run, "--out", tmp_path / "a.png")
+    rows = table_of(tmp_path / "a.md")
+    with np.load(run / "eval_2026_01_02_03_04_05" / "metrics.npz") as file:
+        psnr, lpips = file["psnr"].mean(2), file["lpips"].mean(2)  # [N, S]
+    for name, values, decimals in [
+            ("PSNR (dB) ↑, mean", psnr.mean(1), 2), ("PSNR (dB) ↑, best of 3", psnr.max(1), 2),
+            ("LPIPS ↓, mean", lpips.mean(1), 3), ("LPIPS ↓, best of 3", lpips.min(1), 3)]:
+        low, high = metrics.bootstrap_interval(values)
+        want = [f"{x:.{decimals}f}" for x in (values.mean(), low, high)]
+        assert rows[name] == ["{} [{}, {}]".format(*want)]
+    assert {"SSIM, unclipped, range 2 ↑, mean", "PSNR (dB), unclipped ↑, best of 3"} <= set(rows)
+
+
+def test_curves_are_the_mean_over_samples_or_the_best_sample_from_the_first_predicted_frame(
+        make_run, tmp_path, monkeypatch, figures):
+    run = make_run("a")
+    for flags in [], ["--best"]:
+        run_plot(monkeypatch, run, "--out", tmp_path / "a.png", *flags)
+    with np.load(run / "eval_2026_01_02_03_04_05" / "metrics.npz") as file:
+        psnr = file["psnr"]
+    best = psnr[np.arange(4), psnr.mean(2).argmax(1)]
+    mean_axes, best_axes = (figure.subfigs[0].axes[0] for figure in figures)
+    assert mean_axes.lines[0].get_xdata().tolist() == list(range(37, 45))
+    np.testing.assert_allclose(mean_axes.lines[0].get_ydata(), psnr.mean((0, 1)))
+    np.testing.assert_allclose(best_axes.lines[0].get_ydata(), best.mean(0))
+    assert best_axes.get_ylabel() == "PSNR (dB) ↑, best of 3"
+
+
+def test_labels_can_be_given(make_run, tmp_path, monkeypatch, figures):
+    runs = [make_run("a", levels=1), make_run("b", levels=2)]
+    run_plot(monkeypatch, *runs, "--labels", "RSSM", "ours", "--out", tmp_path / "a.svg")
+    assert legend(figures[0]) == ["RSSM", "ours"]
+
+
+def test_results_that_differ_in_nothing_are_labelled_by_their_paths(make_run):
+    runs = [make_run("a"), make_run("b")]
+    results = [plot.read_result(str(run)) for run in runs]
+    assert plot.label_by_difference(results) == [str(run) for run in runs]
+
+
+def test_two_evaluations_of_a_run_are_labelled_by_how_they_were_made(make_run, tmp_path):
+    run = make_run("a")
+    config = tools.load_config(run / "config.yml")
+    make_evaluation(run / "eval_b", config, use_obs="TTF", num_samples=5, samples=5)
+    results = [plot.read_result(str(run / name)) for name in ("eval_2026_01_02_03_04_05", "eval_b")]
+    assert plot.label_by_difference(results) == [
+        "use_obs true, num_samples 3", "use_obs TTF, num_samples 5"]
+    assert not results[0].training
+
+
+def test_settings_that_do_not_change_results_are_no_label(make_run):
+    runs = [make_run("a", levels=1, save_model_every=5), make_run("b", levels=2, save_model_every=7)]
+    results = [plot.read_result(str(run)) for run in runs]
+    assert plot.label_by_difference(results) == ["levels 1", "levels 2"]
+
+
+def test_a_run_shows_its_newest_evaluation_that_is_whole(make_run):
+    run = make_run("a")
+    config = tools.load_config(run / "config.yml")
+    make_evaluation(run / "eval_2026_01_10_00_00_00", config, examples=7)
+    (run / "eval_2026_02_01_00_00_00.part").mkdir()
+    result = plot.read_result(str(run))
+    assert result.scores["psnr"].shape == (7, 3, 8) and result.training
+
+
+def test_runs_without_evaluation_show_their_training_alone(make_run, tmp_path, monkeypatch, figures):
+    run_plot(monkeypatch, make_run("a", evaluated=False), "--out", tmp_path / "a.png")
+    panels = [axes.get_ylabel() for part in figures[0].subfigs for axes in part.axes]
+    assert panels == list(plot.LOSSES.values())
+    assert "bootstrap" not in (tmp_path / "a.md").read_text()
+
+
+def test_results_of_different_kinds_share_a_figure(make_run, tmp_path, monkeypatch, figures):
+    runs = [make_run("a", levels=1, evaluated=False), make_run("b", levels=2, trained=False)]
+    config = tools.load_config(runs[1] / "config.yml")
+    make_evaluation(tmp_path / "eval_c", config, samples=1, examples=1, levels=3)
+    run_plot(monkeypatch, *runs, tmp_path / "eval_c", "--out", tmp_path / "a.png")
+    assert legend(figures[0]) == ["levels 1", "levels 2", "levels 3"]
+    rows = table_of(tmp_path / "a.md")
+    assert rows["Samples of each"] == ["", "3", "1"]
+    assert rows["Steps trained"] == ["100", "", ""]
+    first, second, third = rows["PSNR (dB) ↑, mean"]
+    assert not first and "[" in second and third and "[" not in third  # one example: no interval
+    assert rows["PSNR (dB) ↑, best of 3"][2] == ""
+
+
+def test_the_line_that_a_running_training_is_writing_is_left_out(make_run):
+    run = make_run("a", evaluated=False)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 150, "sp')
+    assert plot.read_result(str(run)).training[-1]["step"] == 100
+
+
+def test_every_curve_looks_unlike_every_other_by_more_than_colour():
+    looks = [plot.style(index) for index in range(28)]
+    assert len({(look["color"], look["linestyle"]) for look in looks}) == 28
+    assert len({look["marker"] for look in looks[:8]}) == 8
+
+
+def test_markers_of_two_curves_do_not_fall_on_one_another():
+    marked = [set(range(100)[plot.marked(100, index, 4)]) for index in range(4)]
+    assert all(len(points) == 5 for points in marked) and len(set.union(*marked)) == 20
+    assert list(range(3)[plot.marked(3, 1, 2)]) == [0, 1, 2]
+
+
+def damaged(run, file, content):
+    path = run / file
+    path.write_text(content) if content is not None else path.unlink()
+
+
+@pytest.mark.parametrize("file, content, words", [
+    ("metrics.jsonl", "{]\n", "metrics.jsonl: line 1 is not JSON"),
+    ("config.yml", "a: [", "config.yml is not valid YAML"),
+    ("eval_2026_01_02_03_04_05/metrics.npz", None, "cannot read .*metrics.npz"),
+    ("eval_2026_01_02_03_04_05/metrics.npz", "words", "is not a whole evaluation"),
+    ("eval_2026_01_02_03_04_05/summary.json", "{", "is not a whole evaluation"),
+    ("eval_2026_01_02_03_04_05/summary.json", "{}", "is not a whole evaluation: 'settings'"),
+])
+def test_damaged_files_are_one_line_that_names_them(make_run, file, content, words):
+    run = make_run("a")
+    damaged(run, file, content)
+    with pytest.raises(UserError, match=words) as error:
+        plot.read_result(str(run))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arrays, words", [
+    ({"psnr": np.ones([2, 3])}, r"psnr has the shape \[2, 3\]"),
+    ({"psnr": np.full([2, 1, 3], np.nan)}, "psnr has values that are not finite"),
+    ({}, "none of the metrics psnr"),
+])
+def test_arrays_of_another_kind_are_one_line(tmp_path, arrays, words):
+    np.savez(tmp_path / "metrics.npz", open_loop_ctx=36, **arrays)
+    (tmp_path / "summary.json").write_text('{"settings": {}}')
+    with pytest.raises(UserError, match=words):
+        plot.read_result(str(tmp_path))
+
+
+def test_bad_arguments_are_one_line(make_run, tmp_path, monkeypatch):
+    run, out = make_run("a"), tmp_path / "a.png"
+    empty = make_run("empty", evaluated=False, trained=False)
+    for arguments, words in [
+            ([tmp_path / "absent", "--out", out], "no such directory"),
+            ([tmp_path, "--out", out], "neither a run directory .* nor an evaluation"),
+            ([empty, "--out", out], "nothing to show yet"),
+            ([run, "--out", "a.docx"], "a.docx must end in one of .*png"),
+            ([run, "--out", "figure"], "figure must end in one of"),
+            ([run, "--labels", "x", "y", "--out", out], "2 are given for 1"),
+            ([run], "--out"),
+            ([run, "--out", tmp_path / "absent" / "a.png"], "cannot write .*a.png: No such file")]:
+        with pytest.raises(UserError, match=words):
+            run_plot(monkeypatch, *arguments)
+    assert not os.path.exists(out)

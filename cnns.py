@@ -88,9 +88,52 @@ class Decoder(tf.keras.layers.Layer):
     def call(self, states):
         """states: [..., Z + H]. Returns the mean of p(frame | states), float32 [..., 64, 64, C]."""
         hidden = self.dense(tf.reshape(states, [-1, states.shape[-1]]))
-        hidden = hidden[:, None, None]  # an image of 1 x 1
-        for i, conv in enumerate(self.convs):
-            hidden = conv(hidden)  # 1 -> 5 -> 13 -> 30 -> 64
-            hidden = tf.nn.leaky_relu(hidden, 0.2) if i < 3 else tf.tanh(hidden)
+        first, *others = self.convs
+        hidden = self._activate(self._on_one_pixel(first, hidden), first)  # 1 -> 5
+        for conv in others:
+            # 5 -> 13 -> 30 -> 64
+            hidden = self._activate(conv_transpose(hidden, tf.cast(conv.kernel, hidden.dtype)), conv)
         return tf.reshape(tf.cast(hidden, tf.float32),
                           tf.concat([tf.shape(states)[:-1], tf.shape(hidden)[1:]], 0))
+
+    def _on_one_pixel(self, conv, x):
+        """A transposed convolution of images of one pixel is a matrix product: [N, C] to [N, k, k, F]."""
+        kernel = tf.cast(conv.kernel, x.dtype)  # [k, k, F, C]
+        product = tf.matmul(x, tf.reshape(kernel, [-1, kernel.shape[3]]), transpose_b=True)
+        return tf.reshape(product, [-1, *kernel.shape[:3]])
+
+    def _activate(self, x, conv):
+        x = tf.nn.bias_add(x, tf.cast(conv.bias, x.dtype))
+        return tf.tanh(x) if conv is self.convs[-1] else tf.nn.leaky_relu(x, 0.2)
+
+
+@tf.custom_gradient
+def conv_transpose(x, kernel):
+    """A transposed convolution, stride 2, no padding, in the form that is fastest each way.
+
+    Forward, with an even kernel, as a convolution to four times the channels, one for each pixel of a
+    2 x 2 block of the result: 1 to 4 times faster. Backward, it is a convolution with stride 2.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, F, C], the layout of Conv2DTranspose.
+
+    Returns: [N, 2 (H - 1) + k, 2 (W - 1) + k, F].
+    """
+    size, _, filters, channels = kernel.shape
+    if size % 2:
+        height, width = (2 * (n - 1) + size for n in x.shape[1:3])
+        y = tf.nn.conv2d_transpose(x, kernel, [tf.shape(x)[0], height, width, filters], 2, "VALID")
+    else:
+        # Row 2 m + p of the result is the sum over j of row m - j of x times row 2 j + p of the kernel.
+        half = size // 2
+        blocks = tf.reshape(kernel, [half, 2, half, 2, filters, channels])[::-1, :, ::-1]
+        blocks = tf.reshape(tf.transpose(blocks, [0, 2, 5, 1, 3, 4]), [half, half, channels, 4 * filters])
+        border = [half - 1, half - 1]
+        y = tf.nn.depth_to_space(tf.nn.conv2d(x, blocks, 1, [[0, 0], border, border, [0, 0]]), 2)
+
+    def gradient(dy):
+        return tf.nn.conv2d(dy, kernel, 2, "VALID"), tf.raw_ops.Conv2DBackpropFilter(
+            input=dy, filter_sizes=kernel.shape, out_backprop=x, strides=[1, 2, 2, 1], padding="VALID")
+
+    return y, gradient

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import importlib
 import io
+import json
 import logging
 import os
 import shutil
@@ -57,7 +58,7 @@ class Clips:
         kept = _kept_frames(self._videos, self._skip)
         if kept.max() < self._seq_len:
             raise UserError(f"seq_len: {self._seq_len} frames are more than the longest training "
-                            f"video of {config.dataset} has{_skipping(self._skip)}; "
+                            f"video of {_source(config)} has{_skipping(self._skip)}; "
                             f"nearest: {kept.max()}")
         self._ends = np.cumsum(kept // self._seq_len)  # Clips up to and with each video.
         self._threads = concurrent.futures.ThreadPoolExecutor(_num_threads())
@@ -130,7 +131,7 @@ class Sequences:
         self._long_enough = np.flatnonzero(kept >= seq_len)
         if not len(self._long_enough):
             raise UserError(f"sequences of {seq_len} frames are longer than the longest test video "
-                            f"of {config.dataset}{_skipping(self._skip)}; nearest: {kept.max()}")
+                            f"of {_source(config)}{_skipping(self._skip)}; nearest: {kept.max()}")
         self._threads = concurrent.futures.ThreadPoolExecutor(_num_threads())
 
     def __len__(self):
@@ -169,6 +170,7 @@ def prepare(config):
     Returns the paths of its stores: frames, and actions or None. Raises UserError where data_root
     cannot be written or is too small, and where there is nothing to prepare from.
     """
+    config = config.replace(data_root=os.path.expanduser(config.data_root))
     if config.actions and config.dataset != "minerl":
         raise UserError(f"actions: {config.dataset} has none; only minerl does")
     if config.dataset == "videos":
@@ -181,6 +183,7 @@ def prepare(config):
 
 def _open(config, split):
     """Returns the videos of a split, and their actions or None, each as store.Videos."""
+    config = config.replace(data_root=os.path.expanduser(config.data_root))
     if os.path.isfile(config.data_root) or videos.is_video(config.data_root):
         return _open_file(config, split), None
     frames, actions = prepare(config)
@@ -231,6 +234,12 @@ def _kept_frames(opened, skip):
     return -(-opened.lengths // skip)
 
 
+def _source(config):
+    """What a message calls the data."""
+    named = config.dataset in BUILDERS and os.path.isdir(config.data_root)
+    return config.dataset if named else config.data_root
+
+
 def _skipping(skip):
     return f" with frame_skip {skip}" if skip > 1 else ""
 
@@ -269,8 +278,10 @@ def _prepare_tfds(config):
 def _prepare_records(config, records):
     """Returns the dataset's builder, its records prepared."""
     import tensorflow_datasets as tfds  # Slow to import, and needed only here.
+    from tensorflow_datasets.core import shuffle
 
     logging.getLogger("absl").setLevel("ERROR")
+    shuffle.MAX_MEM_BUFFER_SIZE = 2**28  # Bytes it holds in memory before it goes by disk; else 2**30.
     for leftover in glob.glob(os.path.join(os.path.dirname(records), "incomplete.*")):
         shutil.rmtree(leftover)  # Of a process that was killed: we hold the lock.
     module, builder_class, builder_config, _ = BUILDERS[config.dataset]
@@ -299,10 +310,9 @@ def _actions_of_records(config, builder, records):
     """Reads actions from the records' metadata: for each split (name, float32 [T, A]) one by one."""
     from datasets import minerl_navigate
 
-    with open(os.path.join(records, "features.json")) as file:
-        if '"metadata"' not in file.read():
-            raise UserError(f"actions: {records} was prepared without metadata; move it away, and it "
-                            "is prepared again, with them")
+    if "metadata" not in _features(records):
+        raise UserError(f"actions: {records} was prepared without metadata; move it away, and it is "
+                        "prepared again, with them")
     expected = []
 
     def actions(split):
@@ -324,13 +334,26 @@ def _actions_of_records(config, builder, records):
     return {split: actions(split) for split in SPLITS}
 
 
+def _features(records):
+    """Names of the features on disk, which may be fewer than the builder's."""
+    try:
+        with open(os.path.join(records, "features.json")) as file:
+            return json.load(file)["featuresDict"]["features"]
+    except (FileNotFoundError, KeyError):  # Of versions of TFDS before there were any metadata.
+        return []
+
+
 def _read_records(builder, split, feature):
     """Yields (name, value) of one feature of each record, in the order of the records."""
     import tensorflow_datasets as tfds
 
     # Partial, since records that others have prepared hold nothing but videos.
     only = tfds.decode.PartialDecoding({feature: True})
-    dataset = builder.as_dataset(split, decoders=only, shuffle_files=False)
+    # Left to itself, it fills the memory with decoded videos.
+    bounded = tfds.ReadConfig(
+        interleave_cycle_length=1, num_parallel_calls_for_decode=_num_threads(), skip_prefetch=True,
+        try_autocache=False)
+    dataset = builder.as_dataset(split, decoders=only, shuffle_files=False, read_config=bounded)
     for index, example in enumerate(dataset.as_numpy_iterator()):
         yield f"{split}[{index}]", example[feature]
 
@@ -410,12 +433,13 @@ def _writing(config, path):
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         yield
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    except Exception as error:
+        reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
+        number = getattr(reason, "errno", None)
+        if number == errno.ENOSPC or isinstance(reason, tf.errors.ResourceExhaustedError):
+            raise UserError(f"data_root: the disk of {config.data_root} is full; free some space and "
+                            "start again") from None
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"data_root: {config.dataset} is not prepared in {config.data_root}, and "
-                            f"cannot be: {error.strerror}: {error.filename}") from None
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"data_root: the disk of {config.data_root} is full") from None
+                            f"cannot be: {reason.strerror}: {reason.filename}") from None
         raise
-    except tf.errors.ResourceExhaustedError:  # By TFDS as it writes records.
-        raise UserError(f"data_root: the disk of {config.data_root} is full") from None

@@ -5,7 +5,6 @@ videos one after the other. It appears under its name whole, or not at all.
 """
 
 import contextlib
-import errno
 import fcntl
 import functools
 import json
@@ -76,7 +75,7 @@ def build(path, source, splits):
     source: what the store is made of, in words that change when the data does.
     splits: for every split, an iterable of (name, array [T, *row]), at least one. One array is held
         at a time; all have the type and row shape of the first.
-    Whenever it fails, it leaves nothing behind. Raises UserError where the disk is full.
+    Whenever it fails, it leaves nothing behind.
     """
     part, old = f"{path}.part", f"{path}.old"
     clean = functools.partial(shutil.rmtree, ignore_errors=True)
@@ -93,10 +92,6 @@ def build(path, source, splits):
         if os.path.exists(path):
             os.rename(path, old)
         os.rename(part, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"the disk of {path} is full; free some space and start again") from None
-        raise
     finally:
         clean(part)
         clean(old)

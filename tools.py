@@ -131,6 +131,10 @@ class Config:
         if isinstance(self.beta, list) and len(self.beta) != self.levels:
             raise UserError(f"beta: {self.beta} has {len(self.beta)} weights; give one number, "
                             f"or {self.levels}, one per level")
+        if 32 * self.channels_mult != round(32 * self.channels_mult):
+            near = max(1, round(32 * self.channels_mult)) / 32
+            raise UserError(f"channels_mult: {self.channels_mult} makes {32 * self.channels_mult:g} "
+                            f"filters in the first layer, not a whole number; nearest: {near}")
         check_use_obs(self.use_obs, self.levels)
         check_open_loop(self.open_loop_ctx, self.eval_seq_len, self.strides[-1],
                         length_key="eval_seq_len")
@@ -435,14 +439,15 @@ def restore(prefix, **objects):
     other = f"checkpoint {prefix} holds another architecture than its config.yml"
     try:
         saved = _count_saved(prefix, "model")
-        if saved != len(objects["model"].trainable_variables):
-            raise UserError(f"{other}: {saved} variables, not {len(objects['model'].trainable_variables)}")
+        expected = len(objects["model"].trainable_variables)
+        if saved != expected:
+            raise UserError(f"{other}: {saved} variables, not {expected}")
         status = tf.train.Checkpoint(**objects).restore(prefix)
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise UserError(f"{other}: {str(error).strip().splitlines()[0]}") from None
-    except tf.errors.OpError as error:
-        raise UserError(f"checkpoint {prefix} is damaged: {error.message.splitlines()[0]}") from None
+    except (IndexError, RuntimeError, tf.errors.OpError) as error:  # as TensorFlow's reader has it
+        raise UserError(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def _count_saved(prefix, name):

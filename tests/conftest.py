@@ -1,6 +1,54 @@
+import json
 import pathlib
+import subprocess
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 import quiet  # noqa: E402, F401
+
+# A run of a few seconds: a very small model, on the smallest of the built-in datasets.
+TINY = dict(
+    dataset="moving_digits_demo", levels=2, tmp_abs_factor=2, channels_mult=1 / 32, cell_stoch_size=3,
+    cell_deter_size=5, cell_embed_size=4, enc_dense_embed_size=6, seq_len=8, eval_seq_len=10,
+    open_loop_ctx=4, batch_size=2, max_steps=24, save_scalars_every=2, save_gifs_every=12,
+    save_model_every=5, save_named_model_every=20)
+
+
+def script(name, *flags, **popen):
+    """Starts a script as a user would."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / name), *map(str, flags)], text=True, cwd=popen.pop("cwd", ROOT),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen)
+
+
+def finish(process, code=0):
+    """Waits for a script. Returns what it printed."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+def scalars(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A folder with the tiny config and, in time, its data."""
+    folder = tmp_path_factory.mktemp("work")
+    config = {**TINY, "data_root": str(folder / "data"), "log_root": str(folder / "logs")}
+    (folder / "tiny.yml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_dir(workplace):
+    """A run of the tiny config that nothing interrupted."""
+    output = finish(script("train.py", "--config", workplace / "tiny.yml"))
+    assert "Trained for 24 steps" in output
+    (found,) = (workplace / "logs" / "moving_digits_demo").iterdir()
+    return found

@@ -98,7 +98,8 @@ def test_parameters_of_the_paper(config, count):
 
 
 def gradients(model, function):
-    named = {f"{name}/{v.path}": v for name, part in model.parts.items() for v in part.trainable_variables}
+    named = {f"{name}/{v.path}": v
+             for name, part in model.parts.items() for v in part.trainable_variables}
     assert len(named) == len(model.trainable_variables)
     with tf.GradientTape() as tape:
         value = function()

@@ -24,19 +24,21 @@ def movie(seed, length, height=64, width=64):
     frames = np.empty([length, height, width, 3], np.uint8)
     frames[:] = np.linspace(20, 120, width)[:, None] + rng.integers(0, 60, 3)
     row, column = rng.integers(0, height // 2), rng.integers(0, width // 2)
+    color = rng.integers(180, 255, 3)
     for index, frame in enumerate(frames):
         top, left = (row + index) % (height - 12), (column + 2 * index) % (width - 12)
-        frame[top : top + 12, left : left + 12] = rng.integers(180, 255, 3) if index == 0 else color
-        color = frame[top, left].copy()
+        frame[top : top + 12, left : left + 12] = color
     return frames
 
 
 def encode(frames, path=None, **options):
-    """Encodes frames by their path's extension, or to the bytes of an mp4."""
+    """Encodes frames into a file, by its extension, or to the bytes of an mp4."""
+    if str(path).endswith(".gif"):
+        return imageio.mimsave(path, frames, duration=50)
     with io.BytesIO() as memory:
         with imageio.get_writer(
-                path or memory, **({} if path else {"format": "mp4"}), fps=20,
-                macro_block_size=1, **options) as writer:
+                path or memory, format="FFMPEG" if path else "mp4", fps=20, macro_block_size=1,
+                **options) as writer:
             for frame in frames:
                 writer.append_data(frame)
         return memory.getvalue()

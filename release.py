@@ -1,0 +1,128 @@
+"""Runs of the original release: what the authors' TensorFlow 1 code leaves behind, read for our model.
+
+Such a run is laid out as ours are. Some keys of its config.yml have other names, and its checkpoints
+are a TensorFlow 1 Saver's: they name a variable by the number of its layer, not by the object that
+owns it. What is wrong with one is a ValueError of one line, which tools.restore tells the user.
+"""
+
+import os
+import shutil
+
+import tensorflow as tf
+
+NAME = "model.ckpt"
+KEYS = {"datadir": "data_root", "logdir": "log_root"}
+UNUSED_KEYS = {"model_dir_prefix"}
+WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+
+
+# ------------------------------------------------------------------------------------ run directory
+
+
+def rename_keys(values):
+    """A config.yml of the release, or one of ours, in our keys; ours win where both are there."""
+    renamed = {ours: values[theirs] for theirs, ours in KEYS.items() if theirs in values}
+    return renamed | {key: values[key] for key in values if key not in KEYS.keys() | UNUSED_KEYS}
+
+
+def find(directory):
+    """The prefix of the release's checkpoint in model/ or model_<step>/; None where there is none.
+
+    None, too, where train.py went on from it and has saved since: what it saved is newer.
+    """
+    # Of what TensorFlow notes beside its checkpoints only the name counts: a Saver notes a whole path,
+    # which is stale once the run is copied or moved.
+    state = tf.train.get_checkpoint_state(directory)
+    if state is not None and not is_release(state.model_checkpoint_path):
+        return None
+    prefix = os.path.join(directory, NAME)
+    return prefix if os.path.exists(f"{prefix}.index") else None
+
+
+def is_release(prefix):
+    """Whether a checkpoint is one of the release's: ours have other names."""
+    return os.path.basename(prefix) == NAME
+
+
+def keep_config(run_dir):
+    """Copies the config.yml of a run of the release, which ours is about to replace."""
+    path = os.path.join(run_dir, "config.yml")
+    copy = os.path.join(run_dir, "config.release.yml")
+    if find(os.path.join(run_dir, "model")) and os.path.exists(path) and not os.path.exists(copy):
+        shutil.copyfile(path, copy)
+
+
+# --------------------------------------------------------------------------------------- checkpoint
+
+
+def restore(prefix, model):
+    """Assigns every variable of a CWVAE from a checkpoint of the release. Returns its step.
+
+    The state of the optimizer is left out. Nothing is assigned unless all of it fits.
+
+    Raises:
+      ValueError: a variable is missing, has another shape, or is one that the model has no place for.
+      tf.errors.OpError: the files are damaged.
+    """
+    reader = tf.train.load_checkpoint(prefix)
+    shapes = reader.get_variable_to_shape_map()
+    names = _names(shapes)
+    variables = {
+        f"{layer}/{variable.name}": variable
+        for layer, ours in layers(model).items() for variable in ours.trainable_variables}
+    wanted = {key: variable.shape for key, variable in variables.items()} | {"step": ()}
+    for key, name in names.items():
+        if key not in wanted:
+            raise ValueError(f"the model has no place for {name}")
+    for key, shape in wanted.items():
+        if key not in names:
+            raise ValueError(f"{key} is missing")
+        if shapes[names[key]] != list(shape):
+            raise ValueError(f"{names[key]} has the shape {shapes[names[key]]}, not {list(shape)}")
+    values = {key: reader.get_tensor(name) for key, name in names.items()}
+    for key, variable in variables.items():
+        variable.assign(values[key])
+    return int(values["step"])
+
+
+def layers(model):
+    """The layers of a CWVAE by their names in the release: each kind numbered in order of creation.
+
+    The hierarchy was made from the top level down, but for the GRU cells.
+    """
+    dense = [layer for stack in model.encoder.denses for layer in stack]
+    for cell in reversed(model.cells):
+        dense += [
+            cell.prior_input, cell.prior_hidden, cell.prior_mean, cell.prior_stddev,
+            cell.posterior_input, cell.posterior_hidden, cell.posterior_mean, cell.posterior_stddev]
+    dense.append(model.decoder.dense)
+    kinds = {
+        "conv2d": model.encoder.convs, "dense": dense, "gru_cell": [cell.gru for cell in model.cells],
+        "conv2d_transpose": model.decoder.convs}
+    return {
+        f"{kind}_{number}" if number else kind: layer
+        for kind, numbered in kinds.items() for number, layer in enumerate(numbered)}
+
+
+def _names(shapes):
+    """The names in a checkpoint by what is left of them without scopes, as "dense_3/kernel" or "step".
+
+    shapes: the shape of each variable, by its name. The optimizer's are left out.
+    """
+    names = {}
+    for name in sorted(shapes):
+        *scopes, last = name.split("/")
+        if last == "step":
+            key = last
+        elif last in WEIGHTS:
+            key = "/".join([*scopes[-1:], last])
+        elif shapes[name] == [] or any(scope in WEIGHTS for scope in scopes):
+            # The optimizer's: its own numbers, as beta1_power, or named after the variable that it
+            # belongs to, as dense_3/kernel/Adam. What is neither could be a layer that we lack.
+            continue
+        else:
+            key = name
+        if key in names:
+            raise ValueError(f"{key} is there twice: {names[key]} and {name}")
+        names[key] = name
+    return names

@@ -1,0 +1,71 @@
+"""Encoder and decoder: shapes, and the fast forms of the layers against the plain ones."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cnns import Decoder, Encoder, conv_transpose, sum_windows
+
+
+def random(*shape):
+    return tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+
+
+@pytest.mark.parametrize("size, kernel, filters, channels", [
+    (5, 5, 3, 4), (13, 6, 2, 3), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2), (2, 4, 3, 1)])
+def test_conv_transpose_equals_tensorflows_both_ways(size, kernel, filters, channels):
+    x, weights = random(2, size, size + 1, channels), random(kernel, kernel, filters, channels)
+    shape = [2, 2 * (size - 1) + kernel, 2 * size + kernel, filters]
+    target = random(*shape)
+    results = []
+    for function in (conv_transpose, lambda x, k: tf.nn.conv2d_transpose(x, k, shape, 2, "VALID")):
+        with tf.GradientTape() as tape:
+            tape.watch([x, weights])
+            y = function(x, weights)
+            loss = tf.reduce_sum((y - target) ** 2)
+        results.append([y, *tape.gradient(loss, [x, weights])])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_decoder_equals_its_keras_layers():
+    decoder = Decoder(6, 3, channels_mult=1 / 16)
+    for variable in decoder.trainable_variables:
+        variable.assign(random(*variable.shape) / 4)
+    states = random(2, 3, 6)
+    hidden = decoder.dense(tf.reshape(states, [6, 6]))[:, None, None]
+    for conv in decoder.convs[:-1]:
+        hidden = tf.nn.leaky_relu(conv(hidden), 0.2)
+    expected = tf.reshape(tf.tanh(decoder.convs[-1](hidden)), [2, 3, 64, 64, 3])
+    np.testing.assert_allclose(decoder(states), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames, stride, expected", [
+    (6, 3, [3, 12]), (7, 3, [3, 12, 6]), (2, 3, [1]), (3, 1, [0, 1, 2])])
+def test_windows_are_summed_and_the_last_is_padded(frames, stride, expected):
+    x = tf.range(frames, dtype=tf.float32)[None, :, None]
+    np.testing.assert_array_equal(sum_windows(x, stride)[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 12])
+@pytest.mark.parametrize("strides", [[1], [1, 2, 4], [1, 3]])
+def test_one_embedding_a_tick(frames, strides):
+    encoder = Encoder(strides, 3, channels_mult=1 / 16, dense_size=7)
+    embeddings = encoder(random(2, frames, 64, 64, 3))
+    assert [e.shape for e in embeddings] == [(2, -(-frames // s), 64) for s in strides]
+
+
+@pytest.mark.parametrize("layers, count", [(0, 0), (1, 1), (3, 3)])
+def test_the_last_dense_layer_is_linear(layers, count):
+    encoder = Encoder([1, 2, 4], 1, channels_mult=1 / 16, dense_layers=layers, dense_size=7)
+    assert [len(stack) for stack in encoder.denses] == [count, count]
+    for stack in encoder.denses:
+        assert all(dense.activation is tf.keras.activations.relu for dense in stack[:-1])
+        assert all(dense.activation is tf.keras.activations.linear for dense in stack[-1:])
+
+
+def test_every_frame_is_embedded_alone():
+    encoder = Encoder([1], 1, channels_mult=1 / 16)
+    video = random(1, 4, 64, 64, 1)
+    np.testing.assert_allclose(
+        encoder(video)[0][:, 2], encoder(video[:, 2:3])[0][:, 0], rtol=1e-5, atol=1e-6)

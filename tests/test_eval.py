@@ -1,0 +1,178 @@
+"""Evaluation end to end: what it leaves behind, that its numbers are those of its pictures."""
+
+import json
+import os
+import shutil
+import types
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import finish, script
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+import cwvae
+import data_loader
+import eval as evaluation
+import tools
+
+
+@pytest.fixture(scope="module")
+def eval_dir(run_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("eval") / "out"
+    output = finish(script("eval.py", "--model-dir", run_dir, "--num-examples", 3, "--num-samples", 4,
+                           "--batch-size", 8, "--seq-len", 11, "--out", out))
+    assert str(out) in output.splitlines()[-1]
+    return out
+
+
+def test_it_leaves_what_the_readme_names(eval_dir):
+    summary = json.loads((eval_dir / "summary.json").read_text())
+    assert summary["settings"]["num_samples"] == 4 and summary["settings"]["eval_seq_len"] == 11
+    assert summary["frames_per_second"] > 0
+    for name, figure in summary["metrics"].items():
+        low, high = figure["confidence_95"]
+        assert low <= figure["mean"] <= high and figure["convention"], name
+    metrics = np.load(eval_dir / "metrics.npz")
+    for name in ("psnr", "ssim", "psnr_unclipped", "ssim_range2"):
+        assert metrics[name].shape == (3, 4, 7)
+        assert metrics[f"{name}_reconstruction"].shape == (3, 4)
+    for name in ("ssim", "psnr"):
+        for statistic in ("mean", "stddev"):
+            curve = np.load(eval_dir / f"{name}_{statistic}.npz")
+            assert curve[f"{name}_best_of_4"].shape == (7,)
+        assert iio.imread(eval_dir / f"{name}_range.png").ndim == 3
+    for i in range(3):
+        for name in ("random_sample_1", "random_sample_2", "best_ssim_sample", "best_psnr_sample"):
+            video = np.load(eval_dir / f"sample{i}" / f"{name}.npz")["arr_0"]
+            assert video.shape == (7, 64, 64, 1) and video.dtype == np.uint8
+            assert (eval_dir / f"sample{i}" / f"{name}.png").exists()
+        context = np.load(eval_dir / f"sample{i}_gt" / "gt_ctx.npz")["arr_0"]
+        truth = np.load(eval_dir / f"sample{i}_gt" / "gt_pred.npz")["arr_0"]
+        assert context.shape == (4, 64, 64, 1) and truth.shape == (7, 64, 64, 1)
+        assert iio.imread(eval_dir / f"sample{i}" / "prediction.gif", index=None).ndim == 4
+    assert (eval_dir / "contact_sheet.png").exists()
+    assert not [path for path in eval_dir.parent.iterdir() if path.name.endswith(".part")]
+
+
+def test_the_numbers_are_those_of_the_saved_frames(eval_dir):
+    metrics = np.load(eval_dir / "metrics.npz")
+    for i in range(3):
+        truth = np.load(eval_dir / f"sample{i}_gt" / "gt_pred.npz")["arr_0"] / 255
+        for name, sample in [("random_sample_1", 0), ("random_sample_2", 1),
+                             ("best_ssim_sample", metrics["ssim"][i].mean(1).argmax()),
+                             ("best_psnr_sample", metrics["psnr"][i].mean(1).argmax())]:
+            video = np.load(eval_dir / f"sample{i}" / f"{name}.npz")["arr_0"] / 255
+            for t in range(7):
+                # As far as 8 bits go.
+                np.testing.assert_allclose(
+                    metrics["psnr"][i, sample, t],
+                    peak_signal_noise_ratio(truth[t], video[t], data_range=1), atol=0.05)
+                # Rounding shows more here: this model's frames are nearly flat.
+                np.testing.assert_allclose(
+                    metrics["ssim"][i, sample, t], structural_similarity(
+                        truth[t, ..., 0], video[t, ..., 0], data_range=1), atol=0.05)
+
+
+def predictor(run_dir, workplace, num_samples, **changes):
+    config = tools.load_config(run_dir / "config.yml").replace(eval_seq_len=11, **changes)
+    data = data_loader.Sequences(config, 11)
+    model = cwvae.CWVAE(config)
+    tools.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
+    return evaluation.Predictor(config, model, num_samples, seed=0), data, model
+
+
+def test_a_prediction_does_not_depend_on_its_batch(run_dir, workplace):
+    predict, data, _ = predictor(run_dir, workplace, num_samples=2)
+    together, scores = predict.predict(data.batch(0, 3), 0)
+    alone, score = predict.predict(data.batch(2, 1), 2)
+    np.testing.assert_allclose(together[2], alone[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores["psnr"][2], score["psnr"][0], rtol=1e-4)
+
+
+def test_samples_share_their_context_and_differ_after_it(run_dir, workplace):
+    predict, data, _ = predictor(run_dir, workplace, num_samples=3)
+    states, _ = predict.predict(data.batch(0, 1), 0)
+    assert np.abs(states[0, 0] - states[0, 1]).max() > 1e-3
+    mean, data, model = predictor(run_dir, workplace, num_samples=3, cell_mean_only=True)
+    states, _ = mean.predict(data.batch(0, 1), 0)
+    np.testing.assert_allclose(states[0, 0], states[0, 2], rtol=1e-5, atol=1e-6)
+    video = tf.constant(data.batch(0, 1)["video"])
+    np.testing.assert_allclose(
+        model.decode(states[0, 0]), model.open_loop(video, 4, tf.constant([0, 0]))[0, 4:],
+        rtol=1e-4, atol=1e-5)
+
+
+def test_the_best_samples_are_the_best_by_their_mean_over_time():
+    scores = {"psnr": np.array([[1, 2.0], [9, 0], [2, 2]]), "ssim": np.array([[3, 0.0], [0, 1], [1, 4]])}
+    assert evaluation.choose(scores) == {
+        "random_sample_1": 0, "random_sample_2": 1, "best_ssim_sample": 2, "best_psnr_sample": 1}
+    assert evaluation.choose({"psnr": np.ones([1, 5])}) == {"random_sample_1": 0}
+
+
+def test_curves_name_the_number_of_samples():
+    value = np.array([[[1.0, 1.0], [2.0, 4.0]], [[5.0, 5.0], [0.0, 1.0]]])
+    curves = evaluation.curves_of_samples("psnr", value)
+    np.testing.assert_array_equal(curves["psnr_mean_of_2"], [[1.5, 2.5], [2.5, 3.0]])
+    np.testing.assert_array_equal(curves["psnr_best_of_2"], [[2.0, 4.0], [5.0, 5.0]])
+    assert list(evaluation.curves_of_samples("psnr", value[:, :1])) == ["psnr"]
+
+
+@pytest.mark.parametrize("where", [".", "model", "model_20"])
+def test_a_model_dir_is_a_run_or_one_of_its_checkpoints(run_dir, where):
+    found, prefix = tools.find_checkpoint(str(run_dir / where))
+    assert os.path.samefile(found, run_dir)
+    assert os.path.basename(prefix) == ("ckpt-20" if where == "model_20" else "ckpt-24")
+
+
+def test_one_sample_one_example_no_grids_other_levels(run_dir, tmp_path):
+    out = tmp_path / "out"
+    finish(script("eval.py", "--model-dir", run_dir / "model", "--num-examples", 1, "--use-obs", "TF",
+                  "--no-save-grid", "--out", out))
+    assert sorted(path.name for path in (out / "sample0").iterdir()) == [
+        "prediction.gif", "random_sample_1.npz"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["settings"]["use_obs"] == "TF"
+    assert summary["metrics"]["psnr"]["confidence_95"] is None
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--open-loop-ctx", "3"], "open_loop_ctx: 3 is not a multiple of 2"),
+    (["--seq-len", "4"], "leaves nothing to predict"),
+    (["--seq-len", "301"], "301"),
+    (["--use-obs", "TTF"], "use_obs: 'TTF'"),
+    (["--num-examples", "10000"], "num_examples: 10000 is more than"),
+    (["--num-samples", "0"], "num_samples: 0 is out of range"),
+    (["--samples", "3"], "unknown argument --samples; nearest: --num-samples"),
+    (["--model-dir", "/nowhere"], "/nowhere is no directory"),
+    (["--model-dir", "{empty}"], "no config.yml in"),
+    (["--model-dir", "{other}"], "holds another architecture"),
+    (["--model-dir", "{without}"], "no checkpoint in"),
+    (["--out", "{empty}"], "exists already"),
+])
+def test_bad_flags_are_one_line(flags, says, run_dir, monkeypatch, capsys, tmp_path):
+    config = (run_dir / "config.yml").read_text()
+    for name in ("empty", "other", "without"):
+        os.makedirs(tmp_path / name)
+    shutil.copytree(run_dir / "model", tmp_path / "other" / "model")
+    (tmp_path / "other" / "config.yml").write_text(config.replace("levels: 2", "levels: 1"))
+    (tmp_path / "without" / "config.yml").write_text(config)
+    places = {name: tmp_path / name for name in ("empty", "other", "without")}
+    flags = [flag.format(**places) for flag in flags]
+    monkeypatch.setattr(
+        "sys.argv", ["eval.py", "--model-dir", str(run_dir), "--num-examples", "1", *flags])
+    with pytest.raises(SystemExit) as stop:
+        tools.run_script(evaluation.main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("eval.py: error: ")
+    assert says in error and error.count("\n") == 1
+
+
+def test_flags_change_the_config_of_the_run(run_dir):
+    config = tools.load_config(run_dir / "config.yml")
+    flags = types.SimpleNamespace(
+        open_loop_ctx=6, seq_len=9, use_obs="false", data_root="elsewhere")
+    changed = evaluation.configure(config, flags)
+    assert (changed.open_loop_ctx, changed.eval_seq_len, changed.use_obs, changed.data_root) == (
+        6, 9, False, "elsewhere")

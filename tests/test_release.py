@@ -1,0 +1,228 @@
+"""Runs of the original release, written here as its format is known: config, checkpoint, step."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from test_cwvae import build, tiny, video
+
+import release
+from tools import Config
+
+# The layers of a cell that count as dense, in order of creation.
+CELL = ["prior_input", "prior_hidden", "prior_mean", "prior_stddev",
+        "posterior_input", "posterior_hidden", "posterior_mean", "posterior_stddev"]
+# Scopes that vary from layer to layer, and try to pass for layers or for slots.
+SCOPES = ["", "outer/scope_x/", "dense_7/", "model/gru_cell/gru_cell_1/", "conv2d/kernel/", "a/bias/step/"]
+STEP = 1234
+
+
+def weights_of(model):
+    """The weights by their names in the release, without scopes: spelled out here a second time."""
+    parts, config = model.parts, model.config
+    encoder, decoder = parts["encoder"], parts["decoder"]
+    dense = [getattr(encoder, f"level_{level}_dense_{i}")
+             for level in range(1, config.levels) for i in range(config.enc_dense_layers)]
+    dense += [getattr(parts[f"level_{level}"], name)
+              for level in range(config.levels - 1, -1, -1) for name in CELL]
+    dense += [decoder.dense]
+    weights = {}
+    for kind, layers in {
+            "dense": dense,
+            "gru_cell": [parts[f"level_{level}"].gru for level in range(config.levels)],
+            "conv2d": [getattr(encoder, f"conv_{i}") for i in range(4)],
+            "conv2d_transpose": [getattr(decoder, f"conv_{i}") for i in range(4)]}.items():
+        for number, layer in enumerate(layers):
+            name = kind if number == 0 else f"{kind}_{number}"
+            weights[f"{name}/kernel"] = layer.kernel.numpy()
+            weights[f"{name}/bias"] = layer.bias.numpy()
+            if kind == "gru_cell":
+                weights[f"{name}/recurrent_kernel"] = layer.recurrent_kernel.numpy()
+    return weights
+
+
+def scoped(weights):
+    """Adds scopes and all else that a Saver writes: the step, and the state of Adam."""
+    tensors = {}
+    for name, value in weights.items():
+        full = SCOPES[len(tensors) % len(SCOPES)] + name
+        tensors[full] = value
+        for slot in ("Adam", "Adam_1"):
+            tensors[f"optimizer/{full}/{slot}"] = np.full_like(value, 9)
+    return tensors | {
+        "step": np.int32(STEP), "outer/beta1_power": np.float32(0.9), "beta2_power_1": np.float32(0.99)}
+
+
+def write(prefix, tensors):
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=list(tensors),
+                      shape_and_slices=[""] * len(tensors), tensors=list(tensors.values()))
+    return str(prefix)
+
+
+@pytest.mark.parametrize("settings", [
+    dict(levels=3),
+    dict(levels=3, tmp_abs_factor=[1, 4], enc_dense_layers=1, channels=3),
+    dict(levels=2, enc_dense_layers=0),
+    dict(levels=1)], ids=str)
+def test_a_checkpoint_predicts_what_its_weights_do(tmp_path, settings):
+    config = tiny(**settings)
+    trained, restored = build(config, seed=1), build(config, seed=2)
+    weights = weights_of(trained)
+    assert len(weights) == len(trained.trainable_variables)
+    clip = tf.constant(video(config))
+    expected = trained.open_loop(clip, 4, [0, 1])
+    assert not np.allclose(restored.open_loop(clip, 4, [0, 1]), expected)
+
+    assert release.restore(write(tmp_path / "model.ckpt", scoped(weights)), restored) == STEP
+    np.testing.assert_array_equal(restored.open_loop(clip, 4, [0, 1]), expected)
+    for ours, theirs in zip(restored.trainable_variables, trained.trainable_variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_layers_are_numbered_as_they_were_created():
+    model = build(tiny(levels=3))  # with three dense layers for each level above the bottom
+    top, middle, bottom = model.level_2, model.level_1, model.level_0
+    expected = {
+        "conv2d": model.encoder.conv_0, "conv2d_3": model.encoder.conv_3,
+        "dense": model.encoder.level_1_dense_0, "dense_2": model.encoder.level_1_dense_2,
+        "dense_3": model.encoder.level_2_dense_0, "dense_5": model.encoder.level_2_dense_2,
+        "dense_6": top.prior_input, "dense_9": top.prior_stddev, "dense_10": top.posterior_input,
+        "dense_14": middle.prior_input, "dense_21": middle.posterior_stddev,
+        "dense_22": bottom.prior_input, "dense_28": bottom.posterior_mean, "dense_30": model.decoder.dense,
+        "gru_cell": bottom.gru, "gru_cell_1": middle.gru, "gru_cell_2": top.gru,
+        "conv2d_transpose": model.decoder.conv_0, "conv2d_transpose_3": model.decoder.conv_3}
+    layers = release.layers(model)
+    assert len(layers) == 4 + 31 + 3 + 4
+    for name, layer in expected.items():
+        assert layers[name] is layer, name
+
+
+def wrong(tensors, case):
+    """Spoils a checkpoint of two levels; returns what the complaint must say."""
+    if case == "missing":
+        del tensors[next(name for name in tensors if name.endswith("dense_3/kernel"))]
+        return "dense_3/kernel is missing"
+    if case == "no step":
+        del tensors["step"]
+        return "step is missing"
+    if case == "one layer more":
+        tensors["outer/dense_20/bias"] = np.zeros(4, np.float32)
+        return "no place for outer/dense_20/bias"
+    if case == "another kind of layer":
+        tensors["outer/lstm_cell/kernel"] = np.zeros([4, 4], np.float32)
+        return "no place for outer/lstm_cell/kernel"
+    if case == "another kind of variable":
+        tensors["outer/batch_normalization/gamma"] = np.zeros(4, np.float32)
+        return "no place for outer/batch_normalization/gamma"
+    if case == "misshapen":
+        name = next(name for name in tensors if name.endswith("gru_cell_1/bias"))
+        tensors[name] = tensors[name].reshape(-1)
+        return f"{name} has the shape [30], not [2, 15]"
+    tensors["a/dense_1/bias"] = tensors["b/dense_1/bias"] = np.zeros(4, np.float32)
+    return "dense_1/bias is there twice: a/dense_1/bias and b/dense_1/bias"
+
+
+@pytest.mark.parametrize("case", [
+    "missing", "no step", "one layer more", "another kind of layer", "another kind of variable",
+    "misshapen", "twice"])
+def test_a_checkpoint_that_does_not_fit_is_one_line_and_assigns_nothing(tmp_path, case):
+    tensors = scoped(weights_of(build(tiny())))
+    message = wrong(tensors, case)
+    model = build(tiny(), seed=2)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    with pytest.raises(ValueError) as error:
+        release.restore(write(tmp_path / "model.ckpt", tensors), model)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, old)
+
+
+def test_another_number_of_levels_does_not_fit(tmp_path):
+    prefix = write(tmp_path / "model.ckpt", scoped(weights_of(build(tiny(levels=3)))))
+    with pytest.raises(ValueError, match="no place for"):
+        release.restore(prefix, build(tiny(levels=2)))
+    prefix = write(tmp_path / "model.ckpt", scoped(weights_of(build(tiny(levels=1)))))
+    with pytest.raises(ValueError, match="dense_9/kernel is missing"):
+        release.restore(prefix, build(tiny(levels=2)))
+
+
+def test_damaged_files_are_an_error_of_tensorflow(tmp_path):
+    prefix = write(tmp_path / "model.ckpt", scoped(weights_of(build(tiny()))))
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(tf.errors.OpError):
+        release.restore(prefix, build(tiny()))
+    data.unlink()
+    with pytest.raises(tf.errors.OpError):
+        release.restore(prefix, build(tiny()))
+
+
+# ------------------------------------------------------------------------------------ run directory
+
+
+def test_keys_of_the_release_become_ours():
+    theirs = yaml.safe_load("""
+        dataset: mmnist
+        datadir: /theirs/data
+        logdir: /theirs/logs
+        model_dir_prefix: null
+        levels: 2
+        lr: 3.0e-4
+        typo: 1
+    """)
+    ours = release.rename_keys(theirs)
+    assert ours.pop("typo") == 1  # for tools.load_config to complain of
+    assert Config(**ours) == Config(
+        dataset="mmnist", data_root="/theirs/data", log_root="/theirs/logs", levels=2, lr=3e-4)
+
+
+def test_keys_of_ours_stay_and_win():
+    ours = dict(dataset="mmnist", data_root="here", levels=2)
+    assert release.rename_keys(ours) == ours
+    assert release.rename_keys(ours | {"datadir": "there"}) == ours
+    assert release.rename_keys({"datadir": "there"} | ours) == ours
+
+
+def note(directory, path):
+    """Writes what TensorFlow notes beside a checkpoint."""
+    (directory / "checkpoint").write_text(
+        f'model_checkpoint_path: "{path}"\nall_model_checkpoint_paths: "{path}"\n')
+
+
+def test_a_checkpoint_is_found_wherever_its_run_lies(tmp_path):
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    assert release.find(str(run / "model")) is None
+    prefix = write(run / "model" / "model.ckpt", {"step": np.int32(1)})
+    assert release.find(str(run / "model")) == prefix  # with no note at all
+    note(run / "model", prefix)
+    assert release.find(str(run / "model")) == prefix
+    shutil.copytree(run, copy)
+    assert release.find(str(copy / "model")) == str(copy / "model" / "model.ckpt")
+
+
+def test_a_checkpoint_of_ours_beside_it_is_newer(tmp_path):
+    prefix = write(tmp_path / "model.ckpt", {"step": np.int32(1)})
+    note(tmp_path, "/gone/logs/run/model/model.ckpt")
+    assert release.find(str(tmp_path)) == prefix and release.is_release(prefix)
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(step=tf.Variable(1)), str(tmp_path), max_to_keep=1)
+    for step in range(3):
+        newest = manager.save(step)
+    assert release.find(str(tmp_path)) is None and not release.is_release(newest)
+    assert (tmp_path / "model.ckpt.index").exists()  # the manager left it alone
+
+
+def test_the_config_of_the_release_is_kept(tmp_path):
+    config, copy = tmp_path / "config.yml", tmp_path / "config.release.yml"
+    config.write_text("ours")
+    release.keep_config(str(tmp_path))
+    assert not copy.exists()
+    write(tmp_path / "model" / "model.ckpt", {"step": np.int32(1)})
+    config.write_text("theirs")
+    release.keep_config(str(tmp_path))
+    config.write_text("ours")
+    release.keep_config(str(tmp_path))
+    assert copy.read_text() == "theirs"

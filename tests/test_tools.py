@@ -1,0 +1,153 @@
+"""Config, flags and the run directory."""
+
+import json
+import os
+import pathlib
+import signal
+
+import pytest
+import yaml
+
+import tools
+from tools import Config, UserError
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.stem)
+def test_every_config_in_the_repository_is_valid(path):
+    assert tools.load_config(path).dataset
+
+
+def test_the_papers_settings():
+    def settings(name):
+        config = tools.load_config(CONFIGS / f"{name}.yml")
+        return (config.channels, config.seq_len, config.eval_seq_len, config.levels, config.strides,
+                config.dec_stddev, config.cell_stoch_size, config.cell_deter_size,
+                config.cell_embed_size, config.lr, config.batch_size, config.num_epochs,
+                config.save_named_model_every, config.open_loop_ctx)
+
+    assert settings("mmnist") == (
+        1, 100, 1000, 3, [1, 6, 36], 1.0, 20, 200, 200, 3e-4, 50, 300, 5000, 36)
+    assert settings("mazes") == (
+        3, 100, 300, 3, [1, 6, 36], 0.1, 20, 200, 200, 3e-4, 50, 100, 5000, 36)
+    assert settings("minerl") == (
+        3, 100, 500, 3, [1, 6, 36], 0.4, 100, 800, 800, 1e-4, 50, 600, 5000, 36)
+
+
+def test_the_experiments_name_spells_the_main_settings():
+    assert tools.load_config(CONFIGS / "mmnist.yml").experiment == (
+        "mmnist_cwvae_rssmcell_3l_f6_decsd1.0_enchl3_ences1000_edchnlmult1_ss20_ds200_es200_seq100"
+        "_lr0.0003_bs50")
+    config = Config(dataset="mmnist")
+    for change in [dict(seed=1), dict(tmp_abs_factor=[6, 4], open_loop_ctx=24), dict(beta=0.5),
+                   dict(precision="bfloat16"), dict(cell_reset_state=True), dict(free_nats=3)]:
+        assert config.replace(**change).experiment != config.experiment
+    assert config.replace(log_root="elsewhere").experiment == config.experiment
+
+
+def test_strides_are_products_of_factors():
+    assert Config(dataset="mmnist").strides == [1, 6, 36]
+    assert Config(dataset="mmnist", tmp_abs_factor=[4, 3], open_loop_ctx=12).strides == [1, 4, 12]
+    assert Config(dataset="mmnist", levels=1).strides == [1]
+
+
+@pytest.mark.parametrize("values, says", [
+    (dict(levels=2.5), "levels: 2.5 is not a whole number"),
+    (dict(levels=True), "levels: True is not a whole number"),
+    (dict(lr="fast"), "lr: 'fast' is not a number"),
+    (dict(lr=0), "lr: 0.0 must be above 0"),
+    (dict(lr=float("nan")), "lr: nan is not a number"),
+    (dict(tmp_abs_factor=[6]), "has 1 factors; 3 levels have 2"),
+    (dict(tmp_abs_factor=[6, 0]), "tmp_abs_factor: 0 is out of range; nearest: 1"),
+    (dict(beta=[1, 2]), "give one number, or 3"),
+    (dict(use_obs="TXF"), "3 letters T or F"),
+    (dict(use_obs="TF"), "3 letters T or F"),
+    (dict(open_loop_ctx=40), "not a multiple of 36, the frames to one tick of the top"),
+    (dict(open_loop_ctx=40), "nearest: 36"),
+    (dict(open_loop_ctx=10), "nearest: 36"),
+    (dict(open_loop_ctx=108), "nearest: 72"),
+    (dict(precision="float16"), "nearest: bfloat16"),
+    (dict(jit="yes"), "'yes' is not one of auto"),
+    (dict(kl_grad_post_perc=1.5), "nearest: 1"),
+    (dict(channels_mult=0.3), "nearest: 0.3125"),
+    (dict(dataset=None), "dataset: missing"),
+])
+def test_a_bad_value_is_one_line_that_names_key_value_and_a_good_one(values, says):
+    with pytest.raises(UserError) as error:
+        Config(**{"dataset": "mmnist", **values})
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path):
+    (tmp_path / "a.yml").write_text(
+        "dataset: mmnist\nlr: 3e-4\nbeta: [1, 0.5, 2]\nuse_obs: TTF\njit: true")
+    config = tools.load_config(tmp_path / "a.yml")
+    assert (config.lr, config.beta, config.use_obs, config.jit) == (3e-4, [1.0, 0.5, 2.0], "TTF", True)
+
+
+def test_flags_win_over_the_file_in_either_spelling(tmp_path):
+    (tmp_path / "a.yml").write_text("dataset: mmnist\nbatch_size: 4\nmax_steps: 9")
+    config = tools.parse_train_flags([
+        "--config", str(tmp_path / "a.yml"), "--batch-size", "8", "--lr=1e-3", "--save_gifs", "false",
+        "--max_steps", "null", "--tmp-abs-factor", "[6, 4]", "--open_loop_ctx", "24",
+        "--cell-mean-only", "--data-root", "2024"])
+    assert (config.batch_size, config.lr, config.save_gifs, config.max_steps) == (8, 1e-3, False, None)
+    assert (config.tmp_abs_factor, config.cell_mean_only, config.data_root) == ([6, 4], True, "2024")
+
+
+def test_a_saved_config_loads_as_itself(tmp_path):
+    config = Config(dataset="mmnist", beta=[1, 2, 3], use_obs="TTF", max_steps=7, lr=1e-5)
+    config.save(tmp_path / "config.yml")
+    assert tools.load_config(tmp_path / "config.yml") == config
+    assert set(yaml.safe_load((tmp_path / "config.yml").read_text())) == set(Config.__dataclass_fields__)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), tools.write_atomically(path) as file:
+        file.write("new")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError), tools.directory_atomically(str(tmp_path / "out")) as part:
+        (pathlib.Path(part) / "file").touch()
+        raise ZeroDivisionError
+    assert not os.listdir(tmp_path)
+    with tools.directory_atomically(str(tmp_path / "out")) as part:
+        assert not (tmp_path / "out").exists()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_run_directory_keeps_its_model(tmp_path):
+    config = Config(dataset="mmnist", log_root=str(tmp_path))
+    tools.claim_run_dir(config)
+    tools.claim_run_dir(config.replace(save_gifs=False))  # changes the run only
+    path = pathlib.Path(config.run_dir) / "config.yml"
+    assert yaml.safe_load(path.read_text())["save_gifs"] is False
+    with path.open("a") as file:
+        file.write("cell_embed_size: 7\n")
+    with pytest.raises(UserError, match="cell_embed_size: 7, not 200"):
+        tools.claim_run_dir(config)
+
+
+def test_a_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):
+    logger = tools.Logger(tmp_path, 0)
+    for step in (10, 20, 30):
+        logger.scalars(step, "train", {"total_loss": step})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "spl')  # killed
+    tools.Logger(tmp_path, 20).scalars(30, "train", {"total_loss": 31})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["total_loss"]) for line in lines] == [(10, 10), (20, 20), (30, 31)]
+
+
+def test_the_first_interrupt_is_noted_and_the_second_acts():
+    with tools.Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

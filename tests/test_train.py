@@ -1,0 +1,171 @@
+"""Training end to end: what a run leaves behind, and that it resumes exactly."""
+
+import os
+import pathlib
+import signal
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import finish, scalars, script
+
+import tools
+import train
+from cwvae import CWVAE
+
+
+def test_a_run_leaves_what_the_readme_names(run_dir):
+    lines = scalars(run_dir)
+    steps = list(range(2, 25, 2))
+    assert [line["step"] for line in lines if line["split"] == "train"] == steps
+    assert [line["step"] for line in lines if line["split"] == "val"] == steps
+    names = {"total_loss", "nll_term", "kl_term", "learning_rate"} | {
+        f"avg_{name}__level_{level}" for level in (0, 1)
+        for name in ("kl_prior_posterior", "entropy_prior", "entropy_posterior")}
+    for line in lines:
+        assert set(line) == names | {"step", "split"} | ({"grad_norm"} & set(line))
+        assert ("grad_norm" in line) == (line["split"] == "train")
+        np.testing.assert_allclose(
+            line["total_loss"], line["nll_term"] + line["kl_term"], rtol=1e-5)
+    assert (run_dir / "model" / "checkpoint").exists()
+    assert (run_dir / "model_20" / "checkpoint").exists()
+    assert run_dir.name.startswith("moving_digits_demo_cwvae_rssmcell_2l_f2_")
+    for split in ("train", "val"):
+        tags = [value.tag for file in (run_dir / split).iterdir()
+                for event in tf.compat.v1.train.summary_iterator(str(file))
+                for value in event.summary.value]
+        assert tags.count("open_loop_prediction") == 2 and tags.count("total_loss") == 12
+
+
+def test_training_lowers_the_loss(run_dir):
+    losses = [line["total_loss"] for line in scalars(run_dir) if line["split"] == "val"]
+    assert losses[-1] < losses[0]
+
+
+def wait_for_step(process, log_root, step):
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        for file in pathlib.Path(log_root).glob("*/*/metrics.jsonl"):
+            if f'"step": {step}, "split": "val"' in file.read_text():
+                return file.parent
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_exactly(number, run_dir, workplace, tmp_path):
+    command = ["train.py", "--config", workplace / "tiny.yml", "--log_root", tmp_path]
+    process = script(*command)
+    stopped = wait_for_step(process, tmp_path, 6)
+    process.send_signal(number)
+    output = finish(process, -number if number == signal.SIGKILL else 0)
+    before = len(scalars(stopped))
+    assert before < len(scalars(run_dir)), "the run ended before the signal came"
+    if number != signal.SIGKILL:
+        assert f"{number.name}: saved step" in output
+    output = finish(script(*command))
+    assert "from step 0" not in output
+    assert (stopped / "metrics.jsonl").read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
+
+
+def run_main(monkeypatch, capsys, *flags):
+    """Runs train.py's main in this process. Returns its exit code and what it says of an error."""
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as stop:
+        tools.run_script(train.main)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_finished_run_says_so(run_dir, workplace):
+    output = finish(script("train.py", "--config", workplace / "tiny.yml"))
+    assert "Trained for 24 steps already" in output
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--levles", "3"], "unknown argument --levles; nearest: --levels"),
+    (["--levels", "two"], "levels: 'two' is not a whole number"),
+    (["--levels", "0"], "levels: 0 is out of range; nearest: 1"),
+    (["--open-loop-ctx", "5"], "open_loop_ctx: 5 is not a multiple of 2"),
+    (["--use-obs", "TTT"], "use_obs: 'TTT' is not true, false, or 2 letters"),
+    (["--eval-seq-len", "5000"], "5000"),
+    (["--channels", "3"], "channels"),
+    (["--cell-stoch-size", "4"], "cell_stoch_size: 3, not 4"),
+    (["--log-root", "/proc/nowhere"], "log_root: cannot write to /proc/nowhere"),
+    (["--dataset", "mnist"], "dataset: 'mnist' is not one of"),
+])
+def test_bad_flags_are_one_line(flags, says, run_dir, workplace, monkeypatch, capsys, tmp_path):
+    if flags[0] == "--cell-stoch-size":
+        # A run directory that was moved to where another config's would be.
+        other = tools.load_config(
+            workplace / "tiny.yml", {"cell_stoch_size": 4, "log_root": str(tmp_path)})
+        os.makedirs(os.path.dirname(other.run_dir))
+        os.symlink(run_dir, other.run_dir)
+        flags = [*flags, "--log-root", tmp_path]
+    code, error = run_main(monkeypatch, capsys, "--config", workplace / "tiny.yml", *flags)
+    assert code == 2
+    assert says in error and error.count("\n") == 1 and error.startswith("train.py: error: ")
+
+
+def test_bad_files_are_one_line(monkeypatch, capsys, tmp_path):
+    for name, text, says in [
+            ("missing.yml", None, "cannot read config"), ("key.yml", "levls: 3", "nearest: levels"),
+            ("list.yml", "- 1", "is not a config"), ("yaml.yml", "levels: [", "is not valid YAML"),
+            ("none.yml", "levels: 3", "dataset: missing")]:
+        if text:
+            (tmp_path / name).write_text(text)
+        code, error = run_main(monkeypatch, capsys, "--config", tmp_path / name)
+        assert code == 2 and says in error and error.count("\n") == 1
+
+
+def test_a_truncated_checkpoint_is_one_line(run_dir, workplace, monkeypatch, capsys, tmp_path):
+    copy = tmp_path / run_dir.parent.name / run_dir.name
+    os.makedirs(copy / "model")
+    for file in [run_dir / "config.yml", *(run_dir / "model").iterdir()]:
+        data = file.read_bytes()
+        if ".data-" in file.name:
+            data = data[:len(data) // 2]
+        (copy / file.relative_to(run_dir)).write_bytes(data)
+    code, error = run_main(
+        monkeypatch, capsys, "--config", workplace / "tiny.yml", "--log-root", tmp_path)
+    assert code == 2 and "is damaged" in error and error.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
+    output = finish(script(
+        "train.py", "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--lr", "1e30",
+        "--clip-grad-norm-by", "null", "--save-model-every", 1), code=1)
+    assert "train.py: the loss of step" in output and "Clips: " in output
+    (run,) = (tmp_path / "moving_digits_demo").iterdir()
+    newest = tf.train.latest_checkpoint(run / "model")
+    values = [tf.train.load_variable(newest, name) for name, _ in tf.train.list_variables(newest)
+              if name.endswith("VARIABLE_VALUE")]
+    assert all(np.isfinite(value).all() for value in values)
+
+
+def test_help_lists_every_key_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        tools.parse_train_flags(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    for key, field in tools.Config.__dataclass_fields__.items():
+        assert f"--{key.replace('_', '-')}" in text and field.metadata["help"] in text
+    assert "(default: 0.0003)" in text and "(default: null)" in text
+
+
+def test_validation_does_not_depend_on_its_chunks(workplace, run_dir):
+    config = tools.load_config(workplace / "tiny.yml")
+    model = CWVAE(config.replace(cell_mean_only=True))
+    video = np.random.default_rng(0).integers(0, 256, [2, 10, 64, 64, 1], dtype=np.uint8)
+
+    class Data:
+        @staticmethod
+        def batch(start, size):
+            return {"video": video}
+
+    values = []
+    for seq_len in (2, 8, 10):
+        values.append(train.Validation(config.replace(seq_len=seq_len), model, Data).scalars(0))
+    for name in values[0]:
+        np.testing.assert_allclose(values[0][name], values[1][name], rtol=1e-4)
+        np.testing.assert_allclose(values[0][name], values[2][name], rtol=1e-4)

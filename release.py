@@ -74,12 +74,16 @@ def restore(prefix, model):
     for key, name in names.items():
         if key not in wanted:
             raise ValueError(f"the model has no place for {name}")
-    for key, shape in wanted.items():
+    for key in wanted:
         if key not in names:
             raise ValueError(f"{key} is missing")
+    for key, shape in wanted.items():
         if shapes[names[key]] != list(shape):
             raise ValueError(f"{names[key]} has the shape {shapes[names[key]]}, not {list(shape)}")
-    values = {key: reader.get_tensor(name) for key, name in names.items()}
+    try:
+        values = {key: reader.get_tensor(name) for key, name in names.items()}
+    except IndexError as error:  # what TensorFlow makes of a file that was cut short
+        raise tf.errors.DataLossError(None, None, str(error)) from None
     for key, variable in variables.items():
         variable.assign(values[key])
     return int(values["step"])

@@ -138,10 +138,10 @@ def lock(path, doing):
 def check_space(path, needed, purpose):
     """Says what the disk of a folder is about to hold. Raises UserError where it is too small."""
     free = shutil.disk_usage(path).free
-    print(f"{purpose} takes {size_text(needed)} in {path} ({size_text(free)} free).",
+    print(f"{purpose} takes about {size_text(needed)} in {path} ({size_text(free)} free).",
           file=sys.stderr)
     if needed > free:
-        raise UserError(f"{purpose} takes {size_text(needed)}, but the disk of {path} has "
+        raise UserError(f"{purpose} takes about {size_text(needed)}, but the disk of {path} has "
                         f"{size_text(free)} free")
 
 

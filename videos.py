@@ -41,10 +41,11 @@ def read(path, channels, scratch=None):
     if not path.lower().endswith(ARRAYS):
         return [(path, decode(path, channels, scratch))]
     array = _load(path)
-    if array.ndim == 5:
-        return [(f"{path}[{index}]", _from_array(video, channels, scratch))
-                for index, video in enumerate(array)]
-    return [(path, _from_array(array, channels, scratch))]
+    frames = _from_array(array.reshape(-1, *array.shape[-3:]), channels, scratch)
+    if array.ndim == 4:
+        return [(path, frames)]
+    several = frames.reshape(*array.shape[:2], *frames.shape[1:])
+    return [(f"{path}[{index}]", video) for index, video in enumerate(several)]
 
 
 def decode(path, channels, scratch=None):
@@ -99,6 +100,8 @@ def _load(path):
 
 def _from_array(video, channels, scratch):
     """Converts [T, H, W, C] to uint8 [T, 64, 64, channels]. Raises Broken."""
+    if video.dtype == np.uint8 and video.shape[1:] == (SIZE, SIZE, channels):
+        return video
     height, width = video.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -112,8 +115,6 @@ def _from_array(video, channels, scratch):
 
 def _convert(frames, channels):
     """Converts [t, side, side, C] in uint8 or from 0 to 1, to uint8 [t, 64, 64, channels]."""
-    if frames.dtype == np.uint8 and frames.shape[1:] == (SIZE, SIZE, channels):
-        return frames
     scale = 1 if frames.dtype == np.uint8 else 255
     frames = frames.astype(np.float32)
     if not (frames.min() >= 0 and frames.max() * scale <= 255):  # Also where one is nan.

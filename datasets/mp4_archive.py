@@ -30,6 +30,7 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     URL = CHANNELS = None
+    EXPANSION = 0  # Bytes that the archive's bytes become each, where that is known beforehand.
     FOLDERS = {"train": "train", "test": "test"}  # The folder in the archive that holds a split.
 
     def _features(self):
@@ -59,8 +60,8 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             members = {split: self._list_members(opened, split) for split in self.FOLDERS}
             frames = sum(len(names) * self._first_length(opened, names) for names in members.values())
         raw = frames * videos.SIZE * videos.SIZE * self.CHANNELS
-        # Once as PNGs, which are smaller than raw frames, and once raw.
-        store.check_space(self._data_dir_root, 2 * raw, f"Preparing {self.name} at most")
+        # Once raw and once as PNGs, which are no larger.
+        store.check_space(self._data_dir_root, 2 * raw, f"Preparing {self.name}")
         return {split: self._generate_examples(archive, names) for split, names in members.items()}
 
     def _download(self, dl_manager, archive):
@@ -69,7 +70,9 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             # TFDS tries for minutes, and does not say how large the file is.
             answer = requests.head(self.URL, allow_redirects=True, timeout=60)
             size = int(answer.headers.get("content-length", 0))
-            store.check_space(self._data_dir_root, size, f"Downloading {self.URL}")
+            what = "Downloading and preparing" if self.EXPANSION else "Downloading"
+            store.check_space(
+                self._data_dir_root, size * (1 + self.EXPANSION), f"{what} {self.URL}")
             os.rename(dl_manager.download(self.URL), archive)
         except (requests.RequestException, tfds.download.DownloadError) as error:
             raise UserError(f"cannot download {self.URL} ({error}); try again, or put the file at "

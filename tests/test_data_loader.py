@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import tensorflow as tf
 import twins
 
 import data_loader
+import preparation
 import store
 import videos
 from ahead import load_ahead
@@ -475,7 +475,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path, monkeypat
 
 def test_a_disk_that_fills_up_below_tfds_is_one_line(tmp_path):
     cause = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
-    writing = data_loader._writing(config_for(str(tmp_path)), str(tmp_path / "records"))
+    writing = preparation._writing(config_for(str(tmp_path)), str(tmp_path / "records"))
     with pytest.raises(UserError, match="the disk of .* is full"), writing:
         raise RuntimeError("Failed to finalize writing of split test") from cause
 
@@ -493,38 +493,37 @@ def test_channels_that_the_data_does_not_have_are_one_line(tmp_path):
         data_loader.Clips(config)
 
 
-def preparing(root, dataset, channels):
-    """Starts a process that prepares a dataset."""
-    program = (f"import data_loader; from tools import Config; data_loader.prepare(Config("
-               f"dataset={dataset!r}, data_root={root!r}, channels={channels}))")
+def preparing(root, dataset, channels, first="pass"):
+    """Starts a process that prepares a dataset, after the statements in `first`."""
+    program = (f"import os, time, data_loader, videos; from tools import Config; {first}\n"
+               f"data_loader.prepare(Config(dataset={dataset!r}, data_root={root!r}, "
+               f"channels={channels}))")
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_a_preparation_that_was_killed_is_completed_by_the_next(tmp_path):
     """Killed twice: as the records are written, and as the store is."""
-    video = twins.encode(twins.movie(0, 24))
-    with zipfile.ZipFile(tmp_path / "gqn_mazes.zip", "w") as archive:
-        for number in range(100):
-            archive.writestr(f"train/{number}.mp4", video)
-        archive.writestr("test/0.mp4", video)
-    config = config_for(str(tmp_path), dataset="mazes", channels=3)
+    twins.archive("mazes", tmp_path / "gqn_mazes.zip")
+    config = config_for(str(tmp_path), dataset="mazes", channels=3, seq_len=12)
     folder = tmp_path / "gqn_mazes"
-    for half_written in ("incomplete.*", "1.0.0.frames.part"):
-        process = preparing(str(tmp_path), "mazes", 3)
+    slow_decoding = "decode = videos.decode; videos.decode = lambda *_: time.sleep(1) or decode(*_)"
+    for slow, half_written in ((slow_decoding, "incomplete.*"),
+                               ("os.fsync = lambda _: time.sleep(99)", "1.0.0.frames.part/train.rows")):
+        process = preparing(str(tmp_path), "mazes", 3, slow)
         deadline = time.monotonic() + 60
         while not glob.glob(str(folder / half_written)):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-            time.sleep(0.002)
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not os.path.exists(folder / "1.0.0.frames")
-    assert data_loader.Clips(config.replace(seq_len=24)).num_clips == 100
+    assert data_loader.Clips(config).num_clips == 3
     assert sorted(os.listdir(folder)) == ["1.0.0", "1.0.0.frames", "1.0.0.lock"]
 
 
 def test_two_processes_prepare_once(tmp_path):
-    twins.archive("mmnist", tmp_path / "moving_mnist_2digit.zip", train=20)
+    twins.archive("mmnist", tmp_path / "moving_mnist_2digit.zip", train=5)
     both = [preparing(str(tmp_path), "mmnist", 1) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
@@ -532,4 +531,4 @@ def test_two_processes_prepare_once(tmp_path):
     assert sum("Waiting for another process that is preparing mmnist" in text for text in said) == 1
     shutil.rmtree(tmp_path / "moving_mnist_2digit" / "1.0.0")  # The stores are enough.
     config = config_for(str(tmp_path), dataset="mmnist")
-    assert data_loader.Clips(config).num_clips == 40
+    assert data_loader.Clips(config).num_clips == 10

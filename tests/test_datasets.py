@@ -1,5 +1,6 @@
 """The TFDS builders: moving digits, and the three archives by their twins."""
 
+import glob
 import hashlib
 import json
 import os
@@ -183,6 +184,22 @@ def test_a_host_that_is_not_there_is_one_line(tmp_path, monkeypatch):
 def test_a_missing_archive_is_one_line(hosted, tmp_path):
     with pytest.raises(UserError, match="cannot download .*404"):
         data_loader.prepare(config_for("mazes", tmp_path))
+
+
+def test_a_download_that_breaks_off_is_one_line_and_leaves_nothing_for_good(
+        hosted, tmp_path, monkeypatch):
+    twins.archive("mazes", hosted / "gqn_mazes.zip")
+    config, leftovers = config_for("mazes", tmp_path), tmp_path / "data" / "downloads" / "gqn_mazes"
+    with monkeypatch.context() as context:
+        def half(self, source, out):
+            out.write(source.read(1000))
+
+        context.setattr(twins.http.server.SimpleHTTPRequestHandler, "copyfile", half)
+        with pytest.raises(UserError, match="cannot download .*try again"):
+            data_loader.prepare(config)
+    assert glob.glob(f"{leftovers}/*")
+    assert data_loader.Clips(config).num_clips == 3
+    assert not glob.glob(f"{leftovers}/*.tmp.*")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no zip"])

@@ -10,6 +10,7 @@ import quiet  # noqa: F401
 
 # isort: split
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -67,8 +68,9 @@ def write_records(root, num_videos):
             for number in range(count):
                 yield number, {"video": landscape(number)}
 
-    Landscapes(data_dir=root).download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    with contextlib.redirect_stdout(sys.stderr):
+        Landscapes(data_dir=root).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False))
 
 
 def landscape(seed):
@@ -132,7 +134,7 @@ def timed(batches, config, seconds):
 
 
 def memory():
-    """Bytes of this process: its own now and at most, and those of mapped files."""
+    """Bytes of this process: VmHWM, at most so far, and RssFile, of mapped files now."""
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
     return {name: int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "RssFile")}

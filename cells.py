@@ -9,6 +9,8 @@ import collections
 
 import tensorflow as tf
 
+import recurrence
+
 # The stochastic state z [B, Z] and the deterministic state h [B, H] of a level; float32.
 State = collections.namedtuple("State", "stoch deter")
 
@@ -73,90 +75,49 @@ class RSSMCell(tf.keras.layers.Layer):
 
         Returns: a Level.
         """
-        embedding_input = self._product(
-            embedding, self.posterior_input.kernel[self.deter_size:]) + self.posterior_input.bias
-
-        def step(state, inputs):
-            context_input, keep, noise, embedding_input = inputs
-            deter = self._transition(state, context_input, keep)
-            hidden = tf.nn.relu(
-                self._product(deter, self.posterior_input.kernel[:self.deter_size]) + embedding_input)
-            hidden = tf.nn.relu(self._dense(hidden, self.posterior_hidden))
-            posterior = self._gaussian(hidden, self.posterior_mean, self.posterior_stddev)
-            return State(self._sample(posterior, noise), deter), posterior
-
-        states, posterior = scan(step, state, (
-            self._input(context_input), keep, noise, embedding_input))
-        return Level(*states, self.prior(states.deter), posterior)
+        kernel = self.posterior_input.kernel
+        embedding_input = self._product(embedding, kernel[self.deter_size:]) + self.posterior_input.bias
+        *states, posterior = self._rollout(
+            state, context_input, embedding_input, noise, keep, kernel[:self.deter_size],
+            self.posterior_mean, self.posterior_stddev, self.posterior_hidden)
+        return Level(*states, self.prior(states[1]), posterior)
 
     def imagine(self, state, context_input, noise, keep):
         """Runs the prior alone over N ticks; arguments and result as those of observe."""
-
-        def step(state, inputs):
-            context_input, keep, noise = inputs
-            deter = self._transition(state, context_input, keep)
-            prior = self.prior(deter)
-            return State(self._sample(prior, noise), deter), prior
-
-        states, prior = scan(step, state, (self._input(context_input), keep, noise))
-        return Level(*states, prior, None)
+        head = self.prior_hidden
+        bias = tf.broadcast_to(head.bias, [*tf.unstack(tf.shape(noise)[:2]), *head.bias.shape])
+        return Level(*self._rollout(
+            state, context_input, bias, noise, keep, head.kernel,
+            self.prior_mean, self.prior_stddev), None)
 
     def prior(self, deter):
         """p(z_t | h_t): [..., H] -> a Gaussian over [..., Z]."""
-        hidden = tf.nn.relu(self._dense(deter, self.prior_hidden))
-        return self._gaussian(hidden, self.prior_mean, self.prior_stddev)
-
-    def _input(self, context_input):
-        return context_input + self.prior_input.bias
-
-    def _transition(self, state, context_input, keep):
-        """h_t from the state before and what the context adds to the prior's first layer."""
-        stoch = self._product(state.stoch * keep, self.prior_input.kernel[:self.stoch_size])
-        gru_input = self._product(tf.nn.relu(stoch + context_input), self.gru.kernel)
-        recurrent = self._product(state.deter, self.gru.recurrent_kernel)
-        input_bias, recurrent_bias = tf.unstack(self.gru.bias)
-        update, reset, new = tf.split(gru_input + input_bias, 3, axis=-1)
-        past_update, past_reset, past_new = tf.split(recurrent + recurrent_bias, 3, axis=-1)
-        update = tf.sigmoid(update + past_update)
-        new = tf.tanh(new + tf.sigmoid(reset + past_reset) * past_new)
-        return update * state.deter + (1 - update) * new
-
-    def _gaussian(self, hidden, mean, stddev):
-        # Dense(y + 0.54) is y W + (b + 0.54 * the column sums of W): one product serves both heads.
-        kernel = tf.concat([mean.kernel, stddev.kernel], axis=1)
-        bias = tf.concat([mean.bias, stddev.bias + 0.54 * tf.reduce_sum(stddev.kernel, 0)], axis=0)
+        hidden = tf.nn.relu(self._product(deter, self.prior_hidden.kernel) + self.prior_hidden.bias)
+        kernel, bias = _both_heads(self.prior_mean, self.prior_stddev)
         mean, raw = tf.split(self._product(hidden, kernel) + bias, 2, axis=-1)
         return Gaussian(mean, tf.nn.softplus(raw) + self.min_stddev)
 
-    def _sample(self, gaussian, noise):
-        return gaussian.mean if self.mean_only else gaussian.mean + gaussian.stddev * noise
-
-    def _dense(self, inputs, layer):
-        return self._product(inputs, layer.kernel) + layer.bias
+    def _rollout(self, state, context_input, head_input, noise, keep, head, mean, stddev, hidden=None):
+        kernels = [head, *_both_heads(mean, stddev), *([hidden.kernel, hidden.bias] if hidden else [])]
+        weights = recurrence.Weights(*map(tf.convert_to_tensor, [
+            self.prior_input.kernel[:self.stoch_size], self.gru.kernel, self.gru.recurrent_kernel,
+            self.gru.bias, *kernels]))
+        stoch, deter, *gaussian = recurrence.rollout(
+            state, context_input + self.prior_input.bias, head_input,
+            tf.zeros_like(noise) if self.mean_only else noise, keep, weights, self.min_stddev,
+            self.compute_dtype)
+        return stoch, deter, Gaussian(*gaussian)
 
     def _product(self, inputs, kernel):
-        """A matrix product in the layer's precision; what is summed and kept over time is float32."""
         product = tf.matmul(tf.cast(inputs, self.compute_dtype), tf.cast(kernel, self.compute_dtype))
         return tf.cast(product, tf.float32)
 
 
-def scan(step, state, inputs):
-    """Runs state, output = step(state, inputs of one tick) over all ticks.
+def _both_heads(mean, stddev):
+    """The kernel and bias of one dense layer for both heads of a Gaussian.
 
-    Args:
-      step: a function of a State and a tuple of tensors of one tick.
-      state: the State before the first tick.
-      inputs: a tuple of tensors, [B, N, ...] or, the same for all videos, [N].
-
-    Returns: the states and the outputs of all ticks, each tensor [B, N, ...].
+    Dense(y + 0.54) is y W + (b + 0.54 times the sum of W over its inputs).
     """
-    by_tick = tuple(x if x.shape.rank == 1 else _swap(x) for x in inputs)
-    output_like = tf.nest.map_structure(tf.zeros_like, step(state, tuple(x[0] for x in by_tick))[1])
-    states, outputs = tf.scan(
-        lambda carry, tick: step(carry[0], tick), by_tick, (state, output_like))
-    return tf.nest.map_structure(_swap, (states, outputs))
-
-
-def _swap(x):
-    """[B, N, D] to [N, B, D], and back."""
-    return tf.transpose(x, [1, 0, 2])
+    kernel = tf.concat([mean.kernel, stddev.kernel], axis=1)
+    bias = tf.concat([mean.bias, stddev.bias + 0.54 * tf.reduce_sum(stddev.kernel, 0)], axis=0)
+    return kernel, bias

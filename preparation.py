@@ -33,7 +33,7 @@ BUILDERS = {
     "mazes": ("gqn_mazes", "GqnMazes", None, "1.0.0"),
     "mmnist": ("moving_mnist_2digit", "MovingMnist2digit", None, "1.0.0"),
 }
-THREADS = min(8, os.cpu_count())
+THREADS = min(4, os.cpu_count())
 
 
 def prepare(config):

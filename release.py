@@ -62,7 +62,7 @@ def restore(prefix, model):
 
     Raises:
       ValueError: a variable is missing, has another shape, or is one that the model has no place for.
-      tf.errors.OpError: the files are damaged.
+      tf.errors.OpError, IndexError: the files are damaged, cut short.
     """
     reader = tf.train.load_checkpoint(prefix)
     shapes = reader.get_variable_to_shape_map()
@@ -80,10 +80,7 @@ def restore(prefix, model):
     for key, shape in wanted.items():
         if shapes[names[key]] != list(shape):
             raise ValueError(f"{names[key]} has the shape {shapes[names[key]]}, not {list(shape)}")
-    try:
-        values = {key: reader.get_tensor(name) for key, name in names.items()}
-    except IndexError as error:  # what TensorFlow makes of a file that was cut short
-        raise tf.errors.DataLossError(None, None, str(error)) from None
+    values = {key: reader.get_tensor(name) for key, name in names.items()}
     for key, variable in variables.items():
         variable.assign(values[key])
     return int(values["step"])

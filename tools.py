@@ -18,6 +18,7 @@ import yaml
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 import pictures
+import release
 
 
 class UserError(Exception):
@@ -96,6 +97,8 @@ class Config:
     batch_size: int = _key(50, "clips of a training step, over all devices", "training", min=1)
     num_epochs: int = _key(300, "passes over the training clips", min=1)
     max_steps: int | None = _key(None, "training steps (null: by num_epochs)", min=1)
+    init_from: str | None = _key(
+        None, "a run, its model/ or a model_<step>/ whose checkpoint a new run goes on from")
     beta: float | list[float] | None = _key(
         None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
     free_nats: float | None = _key(None, "nats of a level's KL that cost nothing", "training", min=0)
@@ -281,7 +284,7 @@ def load_config(path, overrides=None):
 
     overrides: values by key that win over the file's.
     """
-    values = {**read_yaml(path), **(overrides or {})}
+    values = release.rename_keys(read_yaml(path)) | (overrides or {})
     known = [field.name for field in dataclasses.fields(Config)]
     for key in values:
         if key not in known:
@@ -405,6 +408,7 @@ def claim_run_dir(config):
                     f"set it back, or choose another log_root")
     try:
         os.makedirs(config.run_dir, exist_ok=True)
+        release.keep_config(config.run_dir)
         config.save(path)
     except OSError as error:
         raise UserError(f"log_root: cannot write to {config.run_dir}: {error.strerror}") from None
@@ -425,7 +429,7 @@ def find_checkpoint(model_dir):
         raise UserError(f"model-dir: no config.yml in {model_dir} or the directory above it; "
                         f"give a run directory, its model/ or a model_<step>/")
     directory = os.path.join(run_dir, "model") if has_config else model_dir
-    prefix = tf.train.latest_checkpoint(directory)
+    prefix = release.find(directory) or tf.train.latest_checkpoint(directory)
     if prefix is None:
         raise UserError(f"model-dir: no checkpoint in {directory}")
     return run_dir, prefix
@@ -438,6 +442,11 @@ def restore(prefix, **objects):
     """
     other = f"checkpoint {prefix} holds another architecture than its config.yml"
     try:
+        if release.is_release(prefix):
+            step = release.restore(prefix, objects["model"])
+            if "step" in objects:
+                objects["step"].assign(step)
+            return
         saved = _count_saved(prefix, "model")
         expected = len(objects["model"].trainable_variables)
         if saved != expected:
@@ -475,10 +484,13 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(**self._objects)
         self._newest = tf.train.CheckpointManager(self._checkpoint, self.directory, max_to_keep=2)
 
-    def restore(self):
-        """Goes back to the newest checkpoint. Returns its step; 0 where there is none."""
-        if self._newest.latest_checkpoint:
-            restore(self._newest.latest_checkpoint, **self._objects)
+    def restore(self, init_from=None):
+        """Goes back to the newest checkpoint, or that of another run. Returns its step, or 0."""
+        prefix = release.find(self.directory) or self._newest.latest_checkpoint
+        if init_from and not prefix:
+            prefix = find_checkpoint(init_from)[1]
+        if prefix:
+            restore(prefix, **self._objects)
         return int(self._step)
 
     def save(self, step):

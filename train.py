@@ -37,7 +37,7 @@ def main():
     optimizer.build(model.trainable_variables)
     tools.print_parameters(model)
     checkpoints = tools.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
-    start = checkpoints.restore()
+    start = checkpoints.restore(config.init_from)
     if start >= total:
         print(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
         return

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -246,6 +247,12 @@ def area_resized(frames):
         covers = np.repeat(np.eye(side), 64, axis=1).reshape(side, 64, side).sum(2).T / side
         square = np.moveaxis(np.tensordot(covers, square, (1, axis)), 0, axis)
     return square
+
+
+def test_every_frame_comes_once_whatever_its_duration(tmp_path):
+    frames = twins.movie(0, 9)
+    imageio.mimsave(tmp_path / "a.gif", frames, duration=[20, 500, 20, 300, 20, 20, 1000, 20, 40])
+    assert len(videos.decode(str(tmp_path / "a.gif"), 3)) == 9
 
 
 def test_area_resizing_is_exact_for_arrays(tmp_path):

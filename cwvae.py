@@ -108,6 +108,10 @@ class CWVAE(tf.keras.Model):
                 levels[level] = cell.imagine(states[level], context_input, noise[level], keep)
         return levels
 
+    def encode(self, video):
+        """Per level, the embeddings [B, N_l, D] of float video in [0, 1], [B, T, 64, 64, C]."""
+        return self.encoder(video)
+
     def decode(self, states):
         """The mean frames of p(frame | states of level 0): [..., Z + H] to [..., 64, 64, C]."""
         return self.decoder(states)
@@ -128,7 +132,7 @@ class CWVAE(tf.keras.Model):
         video = to_float(video)
         frames = video.shape[1]
         states = states or self.initial_states(tf.shape(video)[0])
-        levels = self.unroll(frames, states, noise, self.encoder(video), actions, self.observed())
+        levels = self.unroll(frames, states, noise, self.encode(video), actions, self.observed())
         decoded = self.decode(state_vector(levels[0]))
         kl, kl_prior, kl_posterior, entropy_prior, entropy_posterior = [], [], [], [], []
         for level in levels:
@@ -210,7 +214,7 @@ class CWVAE(tf.keras.Model):
         video = to_float(video)
         frames = video.shape[1]
         observed = self.observed(use_obs)
-        embeddings = self.encoder(video) if any(observed) else None
+        embeddings = self.encode(video) if any(observed) else None
         levels = self.unroll(
             frames, self.initial_states(tf.shape(video)[0]), noise, embeddings, actions, observed)
         mean, stddev = levels[0].prior

@@ -111,6 +111,8 @@ class Config:
         "float32", "of the matrix products", "training", choices=("float32", "bfloat16"))
     jit: bool | str = _key("auto", "compile with XLA: auto (where it is faster), true, false",
                            choices=("auto",))
+    remat: bool = _key(False, "compute activations twice to save memory: encoder and decoder, "
+                              "in chunks of frames")
 
     # Validation, logs and checkpoints.
     num_val_batches: int = _key(1, "validation batches", min=1)

@@ -1,0 +1,264 @@
+"""Times the parts of training and evaluation: python3 bench.py train --config configs/mmnist.yml
+
+    bench.py train   encoder, recurrence, decoder and the whole step, forward and with the gradient
+    bench.py eval    open-loop prediction with 1, 10 and 100 samples, and the metrics
+    bench.py data    the input pipeline alone
+
+With --plain, the straightforward implementation of the tests runs beside it, alternating, and the
+ratio of the two is taken pair by pair: it holds where a machine's speed drifts.
+"""
+
+import quiet  # noqa: F401
+
+# isort: split
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import tools
+from cwvae import CWVAE, state_vector, to_float
+
+
+def main():
+    parser = tools.Parser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=tools.Parser)
+    for name, text in [("train", "the parts of a training step, and the whole"),
+                       ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--json", metavar="FILE", help="write the results there too")
+        if name == "data":
+            command.add_argument("--videos", type=int, default=40, help="of 500 frames (default: 40)")
+            command.add_argument("--seconds", type=float, default=10, help="a measurement (default: 10)")
+            command.add_argument("--batch-size", type=int, default=50, help="clips (default: 50)")
+            continue
+        command.add_argument("--config", required=True, metavar="FILE", help="a config")
+        command.add_argument("--runs", type=int, default=7, help="timed runs of each (default: 7)")
+        command.add_argument("--plain", action="store_true", help="time the plain implementation too")
+        command.add_argument("--precision", help="float32 or bfloat16 (default: the config's)")
+        command.add_argument("--jit", help="auto, true or false (default: the config's)")
+        if name == "train":
+            command.add_argument("--batch-size", type=int, help="clips (default: the config's)")
+            command.add_argument("--remat", action="store_true", help="as the config's key")
+            command.add_argument("--only", choices=["step"], help="time the whole step alone")
+            command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
+    flags = parser.parse_args()
+    results = {"train": bench_train, "eval": bench_eval, "data": bench_data}[flags.command](flags)
+    if flags.json:
+        with tools.write_atomically(flags.json) as file:
+            json.dump({"machine": machine(), "command": sys.argv[1:], **results}, file, indent=1)
+
+
+def machine():
+    """What this ran on."""
+    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+            for gpu in tf.config.list_physical_devices("GPU")]
+    processor = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return f"{processor}, {os.cpu_count()} cores, TensorFlow {tf.__version__}" + "".join(
+        f", {gpu}" for gpu in gpus)
+
+
+def configure(flags):
+    overrides = {name: getattr(flags, name) for name in ("batch_size", "precision")
+                 if getattr(flags, name, None) is not None}
+    if flags.jit:
+        overrides["jit"] = {"true": True, "false": False}.get(flags.jit, flags.jit)
+    if getattr(flags, "remat", False):
+        overrides["remat"] = True
+    return tools.load_config(flags.config, overrides)
+
+
+def compiled(function, config):
+    return tf.function(function, jit_compile=tools.use_xla(config), autograph=False)
+
+
+def measure(functions, runs):
+    """Calls functions by name, alternating. Returns seconds by name, [runs], and of first calls."""
+    seconds, first = {name: [] for name in functions}, {}
+    for name, function in functions.items():
+        first[name] = call(function)
+        call(function)
+    for _ in tqdm.trange(runs, unit="round", leave=False):
+        for name, function in functions.items():
+            seconds[name].append(call(function))
+    return seconds, first
+
+
+def call(function):
+    """The seconds that a function takes until its results are there."""
+    start = time.perf_counter()
+    for tensor in tf.nest.flatten(function()):
+        np.asarray(tensor)
+    return time.perf_counter() - start
+
+
+# ----------------------------------------------------------------------------------------- train
+
+
+def bench_train(flags):
+    config = configure(flags)
+    functions = training_parts(config, CWVAE)
+    if flags.plain:
+        functions |= {f"plain {name}": function for name, function in training_parts(
+            config.replace(precision="float32", jit=False, remat=False), plain_model()).items()}
+    if flags.only:
+        functions = {name: function for name, function in functions.items() if "step" in name}
+    if flags.export_hlo:
+        export(config, flags.export_hlo)
+    seconds, first = measure(functions, flags.runs)
+    frames = config.batch_size * config.seq_len
+    peak = matmul_peak(config)
+    flops = 3 * forward_flops(config) * frames  # backward: each product once for either factor
+    step = statistics.median(seconds["step"])
+    rows = table(seconds, frames)
+    print(f"First step, tracing and compilation included: {first['step']:.1f} s")
+    print(f"Peak memory of this process: {memory() / 2**30:.2f} GiB")
+    print(f"Model: {flops / 1e9:.1f} GFLOP a step, {flops / step / 1e9:.0f} GFLOP/s, "
+          f"{flops / step / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s of a large {config.precision} "
+          f"matrix product")
+    if not flags.only:
+        share = statistics.median(seconds["recurrence, gradient"]) / step
+        print(f"The recurrence is {share:.1%} of the step.")
+    return {"parts": rows, "first_step_s": first["step"], "peak_memory_bytes": memory(),
+            "flops_per_step": flops, "matmul_flops_per_s": peak}
+
+
+def training_parts(config, make):
+    """Functions of no arguments, by the name of the part they run."""
+    model = make(config)
+    optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
+    optimizer.build(model.trainable_variables)
+    rng = np.random.default_rng(0)
+    batch, frames = config.batch_size, config.seq_len
+    video = tf.constant(rng.integers(
+        0, 256, [batch, frames, 64, 64, config.channels], dtype=np.uint8))
+    noise = model.noise([0, 0], batch, frames)
+    embeddings = [tf.constant(rng.normal(size=[batch, ticks, model.encoder.embed_size]), tf.float32)
+                  for ticks in model.ticks(frames)]
+    states = tf.constant(rng.normal(size=[batch, frames, model.state_size]), tf.float32)
+
+    def encode():
+        return tf.add_n([tf.reduce_sum(e) for e in model.encode(to_float(video))])
+
+    def unroll(states=None):
+        levels = model.unroll(frames, model.initial_states(batch), noise, embeddings)
+        return tf.add_n([tf.reduce_sum(state_vector(level)) + tf.reduce_sum(level.prior.mean)
+                         + tf.reduce_sum(level.posterior.stddev) for level in levels])
+
+    def decode():
+        return tf.reduce_sum(tf.math.squared_difference(model.decode(states), to_float(video)))
+
+    def with_gradient(function):
+        def run():
+            with tf.GradientTape() as tape:
+                value = function()
+            return [g for g in tape.gradient(value, model.trainable_variables) if g is not None]
+        return run
+
+    parts = {}
+    for name, function in [("encoder", encode), ("recurrence", unroll), ("decoder", decode)]:
+        parts[name] = compiled(function, config)
+        parts[f"{name}, gradient"] = compiled(with_gradient(function), config)
+    parts["step"] = compiled(
+        lambda: model.update(optimizer, video, tf.constant([0, 0])), config)
+    return parts
+
+
+def table(seconds, frames):
+    """Prints a line a part. Returns the same as a list of dicts."""
+    print(machine())
+    print(f"{'':<32}{'median ms':>10}{'min':>8}{'max':>8}{'a second':>10}{'frames/s':>10}{'':>9}")
+    rows = []
+    for name, values in seconds.items():
+        row = {"name": name, "seconds": values, "median_s": statistics.median(values),
+               "frames_per_s": frames / statistics.median(values)}
+        ratio = ""
+        if f"plain {name}" in seconds:
+            pairs = zip(seconds[f"plain {name}"], values, strict=True)
+            row["speedup_over_plain"] = statistics.median(plain / fast for plain, fast in pairs)
+            ratio = f"{row['speedup_over_plain']:>8.2f}x"
+        print(f"{name:<32}{1e3 * row['median_s']:>10.1f}{1e3 * min(values):>8.1f}{1e3 * max(values):>8.1f}"
+              f"{1 / row['median_s']:>10.2f}{row['frames_per_s']:>10.0f}{ratio}")
+        rows.append(row)
+    return rows
+
+
+def forward_flops(config):
+    """Floating-point operations of the forward pass a frame: two for each product's term."""
+    f, c = round(32 * config.channels_mult), config.channels
+    products = sum(size**2 * 16 * before * after for size, before, after in [
+        (31, c, f), (14, f, 2 * f), (6, 2 * f, 4 * f), (2, 4 * f, 8 * f)])
+    z, h, e = config.cell_stoch_size, config.cell_deter_size, config.cell_embed_size
+    products += (z + h) * 32 * f + sum(size**2 * k**2 * before * after for size, k, before, after in [
+        (1, 5, 32 * f, 4 * f), (5, 5, 4 * f, 2 * f), (13, 6, 2 * f, f), (30, 6, f, c)])
+    if config.enc_dense_layers:
+        sizes = [32 * f, *[config.enc_dense_embed_size] * (config.enc_dense_layers - 1), 32 * f]
+        products += (config.levels - 1) * sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    tick = (2 * z + h) * e + 3 * e * h + 3 * h * h + 2 * (h * e + 2 * e * z) + 32 * f * e + e * e
+    products += sum(tick / stride for stride in config.strides)
+    return 2 * products
+
+
+def matmul_peak(config):
+    """Operations a second of a large matrix product in the config's precision."""
+    size = 8192 if tf.config.list_physical_devices("GPU") else 2048
+    dtype = tf.bfloat16 if config.precision == "bfloat16" else tf.float32
+    a = tf.cast(tf.random.normal([size, size]), dtype)
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(a, a)))
+    seconds, _ = measure({"product": product}, 5)
+    return 2 * size**3 / min(seconds["product"])
+
+
+def memory():
+    """The most memory used so far, in bytes: the GPU's where there is one."""
+    if tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def export(config, directory):
+    """Writes the compiled training step: serialized HLO, and optimized HLO as text."""
+    os.makedirs(directory, exist_ok=True)
+    step = training_parts(config.replace(jit=True), CWVAE)["step"]
+    ir = step.experimental_get_compiler_ir()
+    for stage, file in [("hlo_serialized", "step.hlo"), ("optimized_hlo", "step.optimized.txt")]:
+        found = ir(stage=stage)
+        with open(os.path.join(directory, file), "wb") as out:
+            out.write(found if isinstance(found, bytes) else found.encode())
+    print(f"Wrote step.hlo and step.optimized.txt to {directory}")
+
+
+def plain_model():
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tests"))
+    from plain import PlainCWVAE
+    return PlainCWVAE
+
+
+# ------------------------------------------------------------------------------------------ eval
+
+
+def bench_eval(flags):
+    raise NotImplementedError
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+def bench_data(flags):
+    import bench_data
+    return {"measurements": bench_data.bench_data(flags.videos, flags.batch_size, flags.seconds)}
+
+
+if __name__ == "__main__":
+    tools.run_script(main)

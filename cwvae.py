@@ -182,23 +182,46 @@ class CWVAE(tf.keras.Model):
             return (use_obs,) * len(self.cells)
         return tuple(letter == "T" for letter in use_obs)
 
-    def update(self, optimizer, video, seed, actions=None):
-        """One training step on video [B, T, 64, 64, C]. Returns the scalars that are logged."""
-        frames = video.shape[1]
+    @property
+    def couples_videos(self):
+        """Whether the loss is more than an average over videos, so that replicas must agree on it."""
+        return self.config.free_nats is not None or self.config.kl_grad_post_perc is not None
+
+    def gradients(self, video, noise, actions=None):
+        """The gradient of the loss by every trainable variable, and the Terms.
+
+        Within a replica of several, both are its own videos' parts of them: they sum to the whole.
+        """
         with tf.GradientTape() as tape:
-            noise = self.noise(seed, tf.shape(video)[0], frames)
             terms, _ = self.terms(video, noise, actions=actions)
-            loss, metrics = self.objective(terms, frames)
+            whole = _over_replicas(terms) if self.couples_videos else terms
+            loss, _ = self.objective(whole, video.shape[1])
         variables = self.trainable_variables
         # A level that does not observe has no use for its posterior, and no gradient for it.
-        gradients = [
+        return [
             tf.zeros(variable.shape) if gradient is None else gradient
-            for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True)]
-        metrics["grad_norm"] = tf.linalg.global_norm(gradients)
+            for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True)], terms
+
+    def update(self, optimizer, video, seed, actions=None, gradients=None):
+        """One training step on video [B, T, 64, 64, C], or on a replica's part of it.
+
+        gradients: a compiled form of self.gradients to use.
+
+        Returns: the scalars that are logged, the same on every replica.
+        """
+        batch, frames = video.shape[:2]
+        replicas, number = _replicas()
+        noise = [tf.slice(x, [number * batch, 0, 0], [batch, *x.shape[1:]])
+                 for x in self.noise(seed, batch * replicas, frames)]
+        found, terms = (gradients or self.gradients)(video, noise, actions)
+        found, terms = _sum_over_replicas(found), _sum_over_replicas(terms)
+        metrics = self.objective(terms, frames)[1]
+        metrics["grad_norm"] = tf.linalg.global_norm(found)
         if self.config.clip_grad_norm_by is not None:
-            gradients, _ = tf.clip_by_global_norm(
-                gradients, self.config.clip_grad_norm_by, metrics["grad_norm"])
-        optimizer.apply(gradients, variables)
+            found, _ = tf.clip_by_global_norm(
+                found, self.config.clip_grad_norm_by, metrics["grad_norm"])
+        # Keras's optimizers sum over replicas too, what is the same on all of them already.
+        optimizer.apply([gradient / replicas for gradient in found], self.trainable_variables)
         metrics["learning_rate"] = tf.convert_to_tensor(optimizer.learning_rate)
         return metrics
 
@@ -276,14 +299,26 @@ def _stopped(normal):
 
 
 def _nats(x):
-    """Sums [B, ...] over all but the videos, and averages over the videos of all replicas.
+    """Sums [B, ...] over all but the videos, and averages over the videos: a replica's part of it."""
+    return tf.reduce_mean(tf.reduce_sum(x, list(range(1, x.shape.rank)))) / _replicas()[0]
 
-    Each replica's gradient is that of its own videos' part, so that their sum, which the optimizer
-    takes, is the gradient of the average.
-    """
-    replicas = tf.distribute.get_replica_context()
-    count = replicas.num_replicas_in_sync if replicas else 1
-    part = tf.reduce_mean(tf.reduce_sum(x, list(range(1, x.shape.rank)))) / count
-    if count == 1:
-        return part
-    return part + tf.stop_gradient(replicas.all_reduce(tf.distribute.ReduceOp.SUM, part) - part)
+
+def _replicas():
+    """How many replicas there are, and the number of this one."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return 1, 0
+    return context.num_replicas_in_sync, context.replica_id_in_sync_group
+
+
+def _sum_over_replicas(parts):
+    if _replicas()[0] == 1:
+        return parts
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, parts)
+
+
+def _over_replicas(terms):
+    """The sum of all replicas' Terms, whose gradient reaches this replica's part alone."""
+    wholes = _sum_over_replicas(tf.nest.map_structure(tf.stop_gradient, terms))
+    return tf.nest.map_structure(
+        lambda part, whole: part + tf.stop_gradient(whole - part), terms, wholes)

@@ -16,6 +16,7 @@ from tools import UserError
 
 SSIM_WINDOW = 7
 MAX_PSNR = 100.0  # dB
+LOWER_IS_BETTER = ("lpips",)
 
 
 # ----------------------------------------------------------------------------------- PSNR, SSIM
@@ -135,6 +136,19 @@ def bootstrap_interval(values, confidence=0.95, seed=0, num_resamples=2000):
     return interval.low.reshape(values.shape[1:]), interval.high.reshape(values.shape[1:])
 
 
+def mean_and_interval(values):
+    """The mean over examples [N] and its 95 % interval, as JSON has them; no interval of one example."""
+    low, high = bootstrap_interval(values)
+    return {"mean": float(np.mean(values)),
+            "confidence_95": None if np.isnan(low) else [float(low), float(high)]}
+
+
+def best_sample(name, values):
+    """The best of S samples by the mean over time of a metric: [..., S, F] to whole numbers [...]."""
+    means = np.asarray(values).mean(-1)
+    return means.argmin(-1) if name in LOWER_IS_BETTER else means.argmax(-1)
+
+
 # -------------------------------------------------------------------------------------------- LPIPS
 
 
@@ -171,8 +185,8 @@ class LPIPS:
         """Distance of every frame.
 
         Args:
-            truth: [..., H, W, C] in [0, 1], C 1 or 3. Broadcasts against prediction.
-            prediction: [..., H, W, C] in [0, 1].
+            truth: [..., H, W, C], uint8 or float in [0, 1], C 1 or 3. Broadcasts against prediction.
+            prediction: [..., H, W, C], likewise.
 
         Returns:
             [...] float32.
@@ -189,10 +203,16 @@ class LPIPS:
         return np.concatenate(distances).astype(np.float32).reshape(leading)
 
     def _images(self, frames):
-        """[N, H, W, C] in [0, 1] -> [N, 3, H, W] in [-1, 1], as the backbone expects."""
-        images = np.moveaxis(2 * np.asarray(frames, np.float32) - 1, -1, 1)
+        """[N, H, W, C] -> [N, 3, H, W] in [-1, 1], as the backbone expects."""
+        images = np.moveaxis(2 * _to_float(frames) - 1, -1, 1)
         images = np.repeat(images, 3 // images.shape[1], axis=1)
         return self._torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+
+
+def _to_float(video):
+    """uint8 video to float32 in [0, 1]; float video as it is."""
+    video = np.asarray(video)
+    return video.astype(np.float32) / (255 if video.dtype == np.uint8 else 1)
 
 
 # ---------------------------------------------------------------------------------------------- FVD
@@ -222,15 +242,21 @@ class FVD:
         """Features of videos.
 
         Args:
-            videos: [N, T, H, W, C] in [0, 1], C 1 or 3.
+            videos: [N, T, H, W, C], uint8 or float in [0, 1], C 1 or 3.
 
         Returns:
             [N, D] float64.
+
+        Raises UserError where the network cannot take so many frames.
         """
         features = []
         batch_size = max(1, self._max_frames // videos.shape[1])
         for i in range(0, len(videos), batch_size):
-            (output,) = self._signature(self._prepare(videos[i : i + batch_size])).values()
+            try:
+                (output,) = self._signature(self._prepare(videos[i : i + batch_size])).values()
+            except (tf.errors.InvalidArgumentError, ValueError) as error:
+                raise UserError(f"FVD model {self._name} does not take videos of {videos.shape[1]} "
+                                f"frames: {str(error).splitlines()[0]}") from None
             features.append(np.asarray(output, np.float64).reshape(output.shape[0], -1))
         return np.concatenate(features)
 
@@ -254,8 +280,8 @@ class FVD:
             "fvd_num_frames": num_frames, "fvd_model": str(self._name)}
 
     def _prepare(self, videos):
-        """[N, T, H, W, C] in [0, 1] -> [N, T, 224, 224, 3] in [-1, 1]."""
-        videos = tf.convert_to_tensor(videos, tf.float32)
+        """[N, T, H, W, C] -> [N, T, 224, 224, 3] in [-1, 1]."""
+        videos = tf.convert_to_tensor(_to_float(videos))
         n, t, h, w, c = videos.shape
         # TensorFlow 1's resize, which samples at other points than tf.image.resize: published
         # figures come from it.

@@ -23,17 +23,16 @@ from tools import Config, Parser, UserError, read_yaml, run_script, write_atomic
 @dataclasses.dataclass(frozen=True)
 class Metric:
     label: str
-    higher_is_better: bool
     decimals: int
     drawn: bool  # and not only in the table
 
 
 METRICS = {
-    "psnr": Metric("PSNR (dB)", True, 2, True),
-    "ssim": Metric("SSIM", True, 3, True),
-    "lpips": Metric("LPIPS", False, 3, True),
-    "psnr_unclipped": Metric("PSNR (dB), unclipped", True, 2, False),
-    "ssim_range2": Metric("SSIM, unclipped, range 2", True, 3, False),
+    "psnr": Metric("PSNR (dB)", 2, True),
+    "ssim": Metric("SSIM", 3, True),
+    "lpips": Metric("LPIPS", 3, True),
+    "psnr_unclipped": Metric("PSNR (dB), unclipped", 2, False),
+    "ssim_range2": Metric("SSIM, unclipped, range 2", 3, False),
 }
 LOSSES = {
     "total_loss": "Loss (nats per frame)",
@@ -54,6 +53,7 @@ class Result:
     settings: of the run and of the evaluation, flat.
     training: the lines of metrics.jsonl, [] where only an evaluation was given.
     scores: metric -> [N, S, T] of N examples, S samples, T predicted frames; {} without evaluation.
+    fvd: what eval.py reports of FVD, None where it does not.
     context: frames observed before those.
     """
 
@@ -62,6 +62,7 @@ class Result:
     training: list
     scores: dict
     context: int | None
+    fvd: dict | None = None
 
     def over_samples(self, name, best):
         """A metric of every example: [N, T]. The mean over samples, or the best sample.
@@ -71,9 +72,7 @@ class Result:
         scores = self.scores[name]
         if not best:
             return scores.mean(1)
-        means = scores.mean(2)
-        index = means.argmax(1) if METRICS[name].higher_is_better else means.argmin(1)
-        return scores[np.arange(len(scores)), index]
+        return scores[np.arange(len(scores)), metrics.best_sample(name, scores)]
 
 
 def main():
@@ -141,7 +140,8 @@ def read_evaluation(path):
     summary, arrays = os.path.join(path, "summary.json"), os.path.join(path, "metrics.npz")
     try:
         with open(summary) as file:
-            settings = json.load(file)["settings"]
+            numbers = json.load(file)
+        settings, fvd = numbers["settings"], numbers.get("fvd")
         with np.load(arrays) as file:
             scores = {name: np.asarray(file[name], np.float64) for name in METRICS if name in file}
             context = int(file["open_loop_ctx"])
@@ -157,7 +157,7 @@ def read_evaluation(path):
             raise UserError(f"{arrays}: {name} has values that are not finite")
     if not scores:
         raise UserError(f"{arrays} has none of the metrics {', '.join(METRICS)}")
-    return Result(path, settings, [], scores, context)
+    return Result(path, settings, [], scores, context, fvd)
 
 
 def read_training(run_dir):
@@ -226,15 +226,19 @@ def table_rows(results):
             yield [name, *(str(shape[axis]) if shape else "" for shape in shapes)]
         yield ["Frames of context", *(str(result.context or "") for result in results)]
     several = sorted({shape[1] for shape in shapes if shape and shape[1] > 1})
-    for name, metric in METRICS.items():
+    for name in METRICS:
         having = [name in result.scores for result in results]
         if any(having):
-            yield [f"{label(metric)}, mean", *(
+            yield [f"{label(name)}, mean", *(
                 cell(result, name) if has else "" for result, has in zip(results, having, strict=True))]
         for samples in several if any(having) else []:
-            yield [f"{label(metric)}, best of {samples}", *(
+            yield [f"{label(name)}, best of {samples}", *(
                 cell(result, name, best=True) if name in result.scores and shape[1] == samples else ""
                 for result, shape in zip(results, shapes, strict=True))]
+    if any(result.fvd for result in results):
+        yield ["FVD ↓ (videos, frames of each)", *(
+            "{fvd:.1f} ({fvd_num_videos}, {fvd_num_frames})".format(**result.fvd) if result.fvd else ""
+            for result in results)]
     if any(result.training for result in results):
         yield ["Steps trained", *(str(result.training[-1]["step"]) if result.training else ""
                                   for result in results)]
@@ -250,9 +254,9 @@ def cell(result, name, best=False):
     return f"{values.mean():.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
-def label(metric):
+def label(name):
     """A metric's name with its unit, and which way is better."""
-    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'}"
+    return f"{METRICS[name].label} {'↓' if name in metrics.LOWER_IS_BETTER else '↑'}"
 
 
 # ------------------------------------------------------------------------------------------- figure
@@ -308,7 +312,7 @@ def draw_metric(axes, name, results, best):
         axes.plot(frames, values.mean(0), markevery=marked(len(frames), index, len(results)), **look)
     samples = sorted({result.scores[name].shape[1] for result in results if name in result.scores})
     chosen = f", best of {' or '.join(map(str, samples))}" if best else ""
-    axes.set_ylabel(label(METRICS[name]) + chosen)
+    axes.set_ylabel(label(name) + chosen)
 
 
 def marked(points, index, results, count=5):

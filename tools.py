@@ -373,6 +373,12 @@ def write_atomically(path, mode="w"):
         raise
 
 
+def save_json(path, value):
+    """Writes strictly valid JSON, atomically: numbers that are not finite are an error."""
+    with write_atomically(path) as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+
+
 @contextlib.contextmanager
 def directory_atomically(path):
     """Yields a directory to fill, which appears under `path` when all is written, or not at all.
@@ -493,6 +499,10 @@ class Checkpoints:
             prefix = find_checkpoint(init_from)[1]
         if prefix:
             restore(prefix, **self._objects)
+        return self.step
+
+    @property
+    def step(self):
         return int(self._step)
 
     def save(self, step):
@@ -505,10 +515,10 @@ class Checkpoints:
         tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1).save(step)
 
 
-def print_parameters(model):
-    """Prints the trainable parameters of each part."""
+def parameters_text(model):
+    """The trainable parameters, of all and of each part."""
     parts = ", ".join(f"{name} {part.count_params():,}" for name, part in model.parts.items())
-    print(f"Parameters: {model.count_params():,} ({parts})")
+    return f"Parameters: {model.count_params():,} ({parts})"
 
 
 def use_xla(config):

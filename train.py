@@ -6,6 +6,7 @@ Started again with the same config, it goes on from its newest checkpoint.
 import quiet  # noqa: F401
 
 # isort: split
+import contextlib
 import sys
 import time
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 import tqdm
 
 import data_loader
+import distribution
 import pictures
 import tools
 from cwvae import CWVAE, fold_in
@@ -25,39 +27,48 @@ GIF_EXAMPLES, GIF_PREDICTED = 4, 100
 
 def main():
     config = tools.parse_train_flags()
-    tools.claim_run_dir(config)
-    print(f"Run directory: {config.run_dir}")
-    clips = data_loader.Clips(config)
+    strategy = distribution.choose_strategy()
+    share = distribution.Share(strategy, config.batch_size)
+    say = print if share.is_chief else lambda *_: None
+    if share.is_chief:
+        tools.claim_run_dir(config)
+    say(f"Run directory: {config.run_dir}")
+    clips = data_loader.Clips(config, share.worker, share.num_workers)
     validation_data = data_loader.Sequences(config, config.eval_seq_len)
     total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
 
     tf.keras.utils.set_random_seed(config.seed)
-    model = CWVAE(config, clips.action_size)
-    optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
-    optimizer.build(model.trainable_variables)
-    tools.print_parameters(model)
-    checkpoints = tools.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
-    start = checkpoints.restore(config.init_from)
+    with strategy.scope():
+        model = CWVAE(config, clips.action_size)
+        optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
+        optimizer.build(model.trainable_variables)
+        checkpoints = tools.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
+        start = checkpoints.restore(config.init_from)
+    say(tools.parameters_text(model))
     if start >= total:
-        print(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
+        say(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
         return
-    print(f"{clips.num_clips} clips; from step {start} to {total}")
-    train(config, clips, validation_data, model, optimizer, checkpoints, start, total)
-
-
-def train(config, clips, validation_data, model, optimizer, checkpoints, start, total):
-    """Trains from step `start` to step `total`, or until a signal."""
-    update = tf.function(
-        lambda video, seed, actions: model.update(optimizer, video, seed, actions),
-        jit_compile=tools.use_xla(config))
+    say(f"{clips.num_clips} clips, {share.replicas} device(s); from step {start} to {total}")
     validation = Validation(config, model, validation_data)
-    logger = tools.Logger(config.run_dir, start)
+    stopped = train(config, share, clips, validation, model, optimizer, checkpoints, start, total)
+    if stopped:
+        say(f"{stopped}: saved step {checkpoints.step} in {checkpoints.directory}. "
+            f"The same command goes on from there.")
+    else:
+        say(f"Trained for {total} steps. To evaluate: python3 eval.py --model-dir={config.run_dir}")
+
+
+def train(config, share, clips, validation, model, optimizer, checkpoints, start, total):
+    """Trains from step `start` to step `total`. Returns the name of the signal that stopped it, if any."""
+    update = share.training_step(model, optimizer, tools.use_xla(config))
+    logger = tools.Logger(config.run_dir, start) if share.is_chief else None
     named_every = config.save_named_model_every or sys.maxsize
     before = None  # the metrics of the step before: checked while a GPU computes this one
-    with tools.Interrupts() as interrupts, Progress(config, start, total) as progress:
-        for index, batch in data_loader.prefetch(clips.batch, start, total):
-            metrics = update(
-                batch["video"], tf.constant([config.seed, index]), batch.get("actions"))
+    with (tools.Interrupts() as interrupts, Progress(config, start, total, share.is_chief) as progress,
+          contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
+        for index, batch in batches:
+            metrics = update(share.to_devices(batch["video"]), tf.constant([config.seed, index]),
+                             share.to_devices(batch.get("actions")))
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
             ends = step == total or interrupts.name is not None
@@ -65,27 +76,24 @@ def train(config, clips, validation_data, model, optimizer, checkpoints, start, 
             saves = ends or step % config.save_model_every == 0
             if logs or saves or step % named_every == 0:
                 stop_unless_finite(metrics, index, clips)
-            if logs:
-                learning_rate = {"learning_rate": metrics["learning_rate"]}
-                logger.scalars(step, "train", metrics)
-                logger.scalars(step, "val", validation.scalars(step) | learning_rate)
-            if config.save_gifs and step % config.save_gifs_every == 0:
-                if config.seq_len > config.open_loop_ctx:
-                    logger.gif(step, "train", validation.gif(batch, step))
-                logger.gif(step, "val", validation.gif(validation_data.batch(0, GIF_EXAMPLES), step))
-            if saves:
-                checkpoints.save(step)
-            if step % named_every == 0:
-                checkpoints.save_named(step)
+            if share.is_chief:
+                if logs:
+                    learning_rate = {"learning_rate": metrics["learning_rate"]}
+                    logger.scalars(step, "train", metrics)
+                    logger.scalars(step, "val", validation.scalars(step) | learning_rate)
+                if config.save_gifs and step % config.save_gifs_every == 0:
+                    if config.seq_len > config.open_loop_ctx:
+                        logger.gif(step, "train", validation.gif(batch, step))
+                    logger.gif(step, "val", validation.gif(
+                        validation.data.batch(0, GIF_EXAMPLES), step))
+                if saves:
+                    checkpoints.save(step)
+                if step % named_every == 0:
+                    checkpoints.save_named(step)
             progress.advance(metrics)
             if interrupts.name:
-                break
-    if interrupts.name:
-        print(f"{interrupts.name}: saved step {step} in {checkpoints.directory}. "
-              f"The same command goes on from there.")
-    else:
-        print(f"Trained for {total} steps. "
-              f"To evaluate: python3 eval.py --model-dir={config.run_dir}")
+                return interrupts.name
+    return None
 
 
 def stop_unless_finite(metrics, index, clips):
@@ -143,9 +151,10 @@ class Validation:
 class Progress:
     """A progress bar with the loss, steps and frames a second, and the time left."""
 
-    def __init__(self, config, start, total):
+    def __init__(self, config, start, total, shown):
         self._frames = config.batch_size * config.seq_len  # a step
-        self._bar = tqdm.tqdm(initial=start, total=total, unit="step", dynamic_ncols=True)
+        self._bar = tqdm.tqdm(initial=start, total=total, unit="step", dynamic_ncols=True,
+                              disable=not shown)
         self._start = self._shown = time.monotonic()
 
     def __enter__(self):
@@ -155,6 +164,8 @@ class Progress:
         self._bar.close()
 
     def advance(self, metrics):
+        if self._bar.disable:
+            return
         first = self._bar.n == self._bar.initial
         self._bar.update()
         now = time.monotonic()

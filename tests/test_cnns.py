@@ -4,28 +4,42 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnns import Decoder, Encoder, conv_transpose, sum_windows
+from cnns import Decoder, Encoder, conv_by_blocks, conv_transpose, sum_windows
 
 
 def random(*shape):
     return tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
 
 
-@pytest.mark.parametrize("size, kernel, filters, channels", [
-    (5, 5, 3, 4), (13, 6, 2, 3), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2), (2, 4, 3, 1)])
-def test_conv_transpose_equals_tensorflows_both_ways(size, kernel, filters, channels):
-    x, weights = random(2, size, size + 1, channels), random(kernel, kernel, filters, channels)
-    shape = [2, 2 * (size - 1) + kernel, 2 * size + kernel, filters]
-    target = random(*shape)
+def assert_same_function(ours, theirs, inputs):
+    """Equal values, and equal gradients of every input."""
     results = []
-    for function in (conv_transpose, lambda x, k: tf.nn.conv2d_transpose(x, k, shape, 2, "VALID")):
+    for function in (ours, theirs):
         with tf.GradientTape() as tape:
-            tape.watch([x, weights])
-            y = function(x, weights)
-            loss = tf.reduce_sum((y - target) ** 2)
-        results.append([y, *tape.gradient(loss, [x, weights])])
-    for ours, theirs in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+            tape.watch(inputs)
+            y = function(*inputs)
+            loss = tf.reduce_sum((y - random(*y.shape)) ** 2)
+        results.append([y, *tape.gradient(loss, inputs)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("size, kernel, filters, channels", [
+    (1, 5, 3, 4), (5, 5, 3, 4), (13, 6, 2, 3), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2), (2, 4, 3, 1)])
+@pytest.mark.parametrize("extra", [0, 1])
+def test_conv_transpose_equals_tensorflows(size, kernel, filters, channels, extra):
+    shape = [2, 2 * (size - 1) + kernel, 2 * (size + extra - 1) + kernel, filters]
+    assert_same_function(
+        conv_transpose, lambda x, k, b: tf.nn.conv2d_transpose(x, k, shape, 2, "VALID") + b,
+        [random(2, size, size + extra, channels), random(kernel, kernel, filters, channels),
+         random(filters)])
+
+
+@pytest.mark.parametrize("height, width, channels, filters", [(6, 6, 3, 2), (4, 10, 1, 5)])
+def test_conv_by_blocks_equals_tensorflows(height, width, channels, filters):
+    assert_same_function(
+        conv_by_blocks, lambda x, k, b: tf.nn.conv2d(x, k, 2, "VALID") + b,
+        [random(2, height, width, channels), random(4, 4, channels, filters), random(filters)])
 
 
 def test_the_decoder_equals_its_keras_layers():

@@ -1,0 +1,364 @@
+"""The paper's analyses of a trained model: what each level stores, and how much; and long dreams.
+
+Each is a function of (config, model, data, flags, settings, out), as eval.py calls it: it writes into
+the directory `out` and returns the name of the file to look at first.
+"""
+
+import os
+
+import imageio.v2 as imageio
+import matplotlib
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tqdm
+from matplotlib.figure import Figure
+
+import data_loader
+import metrics
+import pictures
+import tools
+from cells import State
+from cwvae import fold_in, last_state, to_float
+from predictor import Predictor, even_batches, noise_of_videos, not_finite, to_uint8
+
+tfd = tfp.distributions
+
+CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
+DREAM_FPS = 25
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def chunk_length(strides):
+    """About CHUNK frames: a whole number of ticks of every level."""
+    return -(-CHUNK // strides[-1]) * strides[-1]
+
+
+# -------------------------------------------------------------------------------------------- dreams
+
+
+def dream(config, model, data, flags, settings, out):
+    """Streams flags.dream predicted frames, after the context of one example, into dream.mp4.
+
+    Memory does not grow with the length, and a shorter dream is the beginning of a longer one.
+    """
+    batch = data.batch(flags.example, 1)
+    with imageio.get_writer(
+            os.path.join(out, "dream.mp4"), fps=DREAM_FPS, codec="libx264", macro_block_size=1,
+            ffmpeg_log_level="error", output_params=["-preset", "veryfast"]) as writer:
+        for frame in dream_frames(config, model, batch, flags):
+            writer.append_data(frame)
+    tools.save_json(os.path.join(out, "summary.json"), {
+        "settings": settings | {"example": flags.example, "dream": flags.dream}, "fps": DREAM_FPS})
+    return "dream.mp4"
+
+
+def dream_frames(config, model, batch, flags):
+    """Yields the frames of a dream in colour: those of the context, then flags.dream predicted ones."""
+    context, chunk = config.open_loop_ctx, chunk_length(config.strides)
+    video, actions = batch["video"][:, :context], batch.get("actions")
+    seed = fold_in([flags.seed, 0], flags.example)
+
+    @tf.function(jit_compile=tools.use_xla(config))
+    def ahead(states, noise, actions):
+        latents, states = model.predict_ahead(states, chunk, noise, actions)
+        frames = model.decode(latents)[0]
+        finite = tf.reduce_all(tf.math.is_finite(frames))
+        return states, to_uint8(tf.clip_by_value(frames, 0.0, 1.0)), finite
+
+    yield from pictures.bordered(video[0], context, scale=4, border=8)
+    states = model.observe_context(
+        video, model.noise(fold_in(seed, 0), 1, context),
+        None if actions is None else actions[:, :context]).states
+    with tqdm.tqdm(total=flags.dream, unit="frame", dynamic_ncols=True) as bar:
+        for number, start in enumerate(range(0, flags.dream, chunk)):
+            if actions is not None:
+                following = actions[:, context + start:][:, :chunk]
+                missing = chunk - following.shape[1]  # of the last chunk, which is cut off below
+                following = np.pad(following, [(0, 0), (0, missing), (0, 0)])
+            states, frames, finite = ahead(
+                states, model.noise(fold_in(seed, 1, number), 1, chunk),
+                None if actions is None else following)
+            if not finite:
+                raise not_finite(f"frames {start + 1} to {start + chunk} of the dream")
+            frames = frames[:flags.dream - start].numpy()
+            yield from pictures.bordered(frames, 0, scale=4, border=8)
+            bar.update(len(frames))
+
+
+# ---------------------------------------------------------------------------- what each level stores
+
+
+def interventions(model):
+    """What is done to the context: (key, label, use_obs, the level whose state is set to zeros).
+
+    Frames are hidden from some set of top levels, then the state of one level after the other is set
+    to zeros at the end of the context. The first one is no intervention.
+    """
+    levels = len(model.cells)
+    observed = "".join("T" if sees else "F" for sees in model.observed())
+    found = [("full", "nothing", None, None)]
+    for hidden in range(1, levels + 1):
+        first = levels - hidden
+        if observed[first] == "F":  # This level sees nothing anyway.
+            continue
+        mask = observed[:first].ljust(levels, "F")
+        which = f"level {first}" if hidden == 1 else f"levels {first} to {levels - 1}"
+        found.append((f"hidden_{mask}", f"{which} ({mask})", mask, None))
+    for level in range(levels):
+        found.append((f"reset_level_{level}", f"level {level}", None, level))
+    return found
+
+
+def ablate_levels(config, model, data, flags, settings, out):
+    """Predicts the same videos with the same noise under every intervention; a figure and a table."""
+    predictor = Predictor(config, model, flags.num_samples, flags.seed)
+    batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
+    values = {}
+    with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
+        for first, size in batches:
+            batch = data.batch(first, size)
+            for key, _, use_obs, reset in interventions(model):
+                states = predictor.observe(batch, first, use_obs).states
+                if reset is not None:
+                    states = [State(*map(tf.zeros_like, state)) if level == reset else state
+                              for level, state in enumerate(states)]
+                unseen = batch["video"][:, config.open_loop_ctx:]
+                _, scores = predictor.decode(predictor.ahead(states, batch, first), unseen, first)
+                for metric in ("psnr", "ssim"):
+                    values.setdefault(f"{metric}__{key}", []).append(scores[metric].mean(1))
+            bar.update(size)
+    values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, F]
+    rows = losses(values, interventions(model), config.strides[-1])
+    np.savez_compressed(
+        os.path.join(out, "metrics.npz"), **values, open_loop_ctx=config.open_loop_ctx)
+    settings |= {"num_examples": flags.num_examples, "num_samples": flags.num_samples}
+    tools.save_json(os.path.join(out, "summary.json"), {"settings": settings, "lost": rows})
+    with tools.write_atomically(os.path.join(out, "ablate_levels.md")) as file:
+        file.write(losses_table(rows, values, config, flags))
+    save_losses(os.path.join(out, "ablate_levels"), values, interventions(model), config.open_loop_ctx)
+    return "ablate_levels.png"
+
+
+def losses(values, done, soon):
+    """What each intervention costs, over all predicted frames and over the first `soon` of them.
+
+    Returns: a dict a row: intervention, label, and per metric and span the mean over examples of the
+    full model's value less its own, with its interval (the examples and their noise are the same).
+    """
+    rows = []
+    for key, label, use_obs, reset in done[1:]:
+        row = {"intervention": key, "label": label, "use_obs": use_obs, "reset_level": reset}
+        for metric in ("psnr", "ssim"):
+            lost = values[f"{metric}__full"] - values[f"{metric}__{key}"]
+            row[f"{metric}_lost_first_{soon}"] = metrics.mean_and_interval(lost[:, :soon].mean(1))
+            row[f"{metric}_lost"] = metrics.mean_and_interval(lost.mean(1))
+        rows.append(row)
+    return rows
+
+
+def losses_table(rows, values, config, flags):
+    """The losses as Markdown."""
+    spans = [key for key in rows[0] if "_lost" in key]
+    heads = []
+    for span in spans:
+        metric, soon = span.split("_lost")
+        unit = "PSNR lost (dB)" if metric == "psnr" else "SSIM lost"
+        frames = f"first {soon.split('_')[-1]} frames" if soon else "all frames"
+        heads.append(f"{unit}, {frames}")
+    lines = [["Intervention", *heads]]
+    for row in rows:
+        what = "frames hidden from" if row["reset_level"] is None else "state reset of"
+        lines.append([f"{what} {row['label']}",
+                      *(cell(row[span], 2 if "psnr" in span else 3) for span in spans)])
+    examples, frames = values["psnr__full"].shape
+    return (f"{markdown(lines)}\n"
+            f"The full model has PSNR {values['psnr__full'].mean():.2f} dB, SSIM "
+            f"{values['ssim__full'].mean():.3f}: means over the {frames} frames after a context of "
+            f"{config.open_loop_ctx}. Examples: {examples}; samples of each: {flags.num_samples}. The "
+            f"rows are means of the differences from it on the same examples with the same noise; in "
+            f"brackets the 95% bootstrap interval over the examples.\n")
+
+
+def save_losses(stem, values, done, context):
+    """Draws what every intervention costs over time, as PNG and PDF."""
+    kinds = [("Frames hidden from", [item for item in done if item[0].startswith("hidden")]),
+             ("State reset at the end of the context", [item for item in done if item[3] is not None])]
+    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        grid = figure.subplots(2, 2, sharex=True, sharey="row")
+        for column, (title, items) in enumerate(kinds):
+            for axes, metric, unit in zip(
+                    grid[:, column], ("psnr", "ssim"), ("PSNR lost (dB)", "SSIM lost"), strict=True):
+                for index, (key, label, *_) in enumerate(items):
+                    lost = values[f"{metric}__full"] - values[f"{metric}__{key}"]
+                    frames = np.arange(context + 1, context + 1 + lost.shape[1])
+                    color = pictures.COLORS[index % len(pictures.COLORS)]
+                    axes.fill_between(frames, *metrics.bootstrap_interval(lost), color=color, alpha=0.15,
+                                      linewidth=0)
+                    axes.plot(frames, lost.mean(0), color=color, linestyle=LINES[index % len(LINES)],
+                              linewidth=1.3, label=label)
+                axes.axhline(0, color="0.4", linewidth=0.6)
+                if column == 0:
+                    axes.set_ylabel(unit)
+            grid[0, column].set_title(title)
+            grid[0, column].legend(handlelength=3)
+            grid[1, column].set_xlabel("Frame")
+        for suffix in ("png", "pdf"):
+            figure.savefig(f"{stem}.{suffix}")
+
+
+# ------------------------------------------------------------------- how the information is spread
+
+
+class Speeds:
+    """Test sequences at several speeds: the same videos from the same frame on, every n-th frame.
+
+    Raises UserError where no video is long enough for seq_len frames at the greatest speed.
+    """
+
+    def __init__(self, config, seq_len, skips):
+        fastest = max(skips)
+        data_loader.Sequences(config.replace(frame_skip=fastest), seq_len)  # for its words
+        self.seq_len, self.skips = seq_len, sorted(set(skips))
+        self._data = data_loader.Sequences(
+            config.replace(frame_skip=1), (seq_len - 1) * fastest + 1)
+        self.action_size = self._data.action_size
+
+    def __len__(self):
+        return len(self._data)
+
+    def batches(self, start, size):
+        """Yields a batch for each speed, as Sequences.batch."""
+        batch = self._data.batch(start, size)
+        for skip in self.skips:
+            yield {name: array[:, ::skip][:, :self.seq_len] for name, array in batch.items()}
+
+
+QUANTITIES = {
+    "kl": "KL of posterior and prior", "entropy_prior": "Entropy of prior",
+    "entropy_posterior": "Entropy of posterior"}
+
+
+def information(config, model, data, flags, settings, out):
+    """KL and entropies of every level, in nats per frame, at each speed; a figure and a table."""
+    levels_of = tf.function(model_levels, jit_compile=tools.use_xla(config))
+    values = {name: [] for name in QUANTITIES}
+    with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
+        for first, size in even_batches(flags.num_examples, flags.batch_size):
+            seeds = [fold_in([flags.seed, 0], first + i) for i in range(size)]
+            speeds = [nats_per_frame(model, levels_of, batch, seeds)
+                      for batch in data.batches(first, size)]
+            for name, of_speeds in zip(QUANTITIES, zip(*speeds, strict=True), strict=True):
+                values[name].append(np.stack(of_speeds, -1))
+            bar.update(size)
+    values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, L, speeds]
+    if not np.isfinite(sum(values.values())).all():
+        raise not_finite("the prior and posterior")
+    np.savez_compressed(os.path.join(out, "information.npz"), **values, frame_skips=data.skips)
+    settings |= {"num_examples": flags.num_examples, "seq_len": data.seq_len}
+    rows = [{"quantity": name, "level": level, "frame_skip": skip,
+             **metrics.mean_and_interval(values[name][:, level, index])}
+            for name in QUANTITIES for level in range(config.levels)
+            for index, skip in enumerate(data.skips)]
+    tools.save_json(os.path.join(out, "summary.json"), {
+        "settings": settings, "unit": "nats per frame", "information": rows})
+    with tools.write_atomically(os.path.join(out, "information.md")) as file:
+        file.write(information_table(values, data, config))
+    save_information(os.path.join(out, "information"), values, data.skips, config.strides)
+    return "information.png"
+
+
+def model_levels(model, video, noise, states, actions):
+    """Per level and video, the nats of the stretch that follows states, and the States after it.
+
+    Returns: kl, entropy of the prior and of the posterior, [B, L] each, and a list of States.
+    """
+    video = to_float(video)
+    observed = model.observed()
+    embeddings = model.encoder(video) if any(observed) else None
+    levels = model.unroll(video.shape[1], states, noise, embeddings, actions, observed)
+    nats = [[], [], []]
+    for level in levels:
+        prior = tfd.Normal(*level.prior)
+        posterior = tfd.Normal(*(level.posterior or level.prior))
+        of_units = posterior.kl_divergence(prior), prior.entropy(), posterior.entropy()
+        for quantity, value in zip(nats, of_units, strict=True):
+            quantity.append(tf.reduce_sum(value, [1, 2]))
+    return [tf.stack(quantity, -1) for quantity in nats], list(map(last_state, levels))
+
+
+def nats_per_frame(model, levels_of, batch, seeds):
+    """The three quantities of a batch of videos, [B, L] each, in nats per frame, chunk by chunk."""
+    size, frames = batch["video"].shape[:2]
+    chunk = chunk_length(model.config.strides)
+    total, states = 0, model.initial_states(size)
+    for number, start in enumerate(range(0, frames, chunk)):
+        video = batch["video"][:, start:start + chunk]
+        actions = batch["actions"][:, start:start + chunk] if "actions" in batch else None
+        noise = noise_of_videos(model, [fold_in(seed, 2) for seed in seeds], number, 1, video.shape[1])
+        nats, states = levels_of(model, video, noise, states, actions)
+        total += np.stack(nats)
+    return total / frames
+
+
+def information_table(values, data, config):
+    """What each level knows at each speed, as Markdown."""
+    lines = [["Nats per frame", "Level", *(f"frame_skip {skip}" for skip in data.skips)]]
+    for name, label in QUANTITIES.items():
+        for level in range(config.levels):
+            lines.append([label, f"{level}", *(
+                cell(metrics.mean_and_interval(values[name][:, level, index]), 3)
+                for index in range(len(data.skips)))])
+    return (f"{markdown(lines)}\n"
+            f"Means over {len(values['kl'])} examples of {data.seq_len} frames; in brackets the 95% "
+            f"bootstrap interval over the examples. Level 0 is at the bottom; the levels tick every "
+            f"{', '.join(map(str, config.strides))} frames. Entropies are differential: those of "
+            f"continuous states, which may be negative.\n")
+
+
+def save_information(stem, values, skips, strides):
+    """Draws the quantities over the speed, a line per level, as PNG and PDF."""
+    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
+        figure = Figure(figsize=(7, 2.5), layout="constrained")
+        for axes, (name, label) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
+            for level, stride in enumerate(strides):
+                shown = values[name][:, level]
+                look = dict(color=pictures.COLORS[level % len(pictures.COLORS)], linewidth=1.3,
+                            linestyle=LINES[level % len(LINES)])
+                low, high = metrics.bootstrap_interval(shown)
+                axes.vlines(skips, low, high, color=look["color"], linewidth=1)
+                ticks = f"every {stride} frames" if stride > 1 else "every frame"
+                axes.plot(skips, shown.mean(0), marker=MARKERS[level % len(MARKERS)], markersize=4,
+                          clip_on=False, label=f"level {level}, {ticks}", **look)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(skips, [str(skip) for skip in skips])
+            axes.set_xticks([], minor=True)
+            axes.set(title=label, xlabel="Speed (frame_skip)")
+        figure.axes[0].set_ylabel("Nats per frame")
+        figure.axes[0].set_ylim(bottom=0)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=3)
+        for suffix in ("png", "pdf"):
+            figure.savefig(f"{stem}.{suffix}")
+
+
+# -------------------------------------------------------------------------------------------- tables
+
+
+def cell(figure, decimals):
+    """A mean and its interval: "2.30 [1.95, 2.66]"; the mean alone where there is one example."""
+    def text(x):
+        return f"{round(x, decimals) + 0.0:.{decimals}f}"  # no minus before a zero
+
+    if figure["confidence_95"] is None:
+        return text(figure["mean"])
+    return "{} [{}, {}]".format(*map(text, [figure["mean"], *figure["confidence_95"]]))
+
+
+def markdown(lines):
+    """Rows of words, the first of which are heads, as a Markdown table."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "".join(f"| {' | '.join(map(str.ljust, line, widths))} |\n" for line in lines)

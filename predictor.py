@@ -1,0 +1,130 @@
+"""Open-loop prediction of test videos, many samples of each, and the scores of every frame."""
+
+import functools
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+import metrics
+import tools
+from cwvae import fold_in
+
+DECODED_AT_ONCE = 1000  # frames: bounds the memory of decoding, whatever the samples and their length
+
+
+class Predictor:
+    """Predicts videos open-loop, all samples of one from one encoding of its context.
+
+    Every random number is a function of (seed, number of the video, sample), whatever the batch.
+
+    Args:
+      lpips: a metrics.LPIPS, or None to leave that metric out.
+    """
+
+    def __init__(self, config, model, num_samples, seed, lpips=None):
+        self.config, self.model, self.num_samples, self.seed = config, model, num_samples, seed
+        self._lpips = lpips
+        compiled = dict(jit_compile=tools.use_xla(config))
+        self._observe = functools.cache(lambda use_obs: tf.function(
+            lambda *inputs: model.observe_context(*inputs, use_obs=use_obs), **compiled))
+        self._ahead = tf.function(model.predict_ahead, **compiled)
+        self._score = tf.function(self._decode_and_score, **compiled)
+
+    def predict(self, batch, first):
+        """Predicts a batch of videos, the first of which is number `first` of the test set.
+
+        Returns: uint8 [B, S, F, 64, 64, C], the F frames after the context, and a dict of every metric
+        of every frame: [B, S, F], or [B, ctx] for those of the context itself.
+        Raises UserError where a prediction is not finite.
+        """
+        context = self.observe(batch, first)
+        seen, unseen = np.split(batch["video"], [self.config.open_loop_ctx], 1)
+        frames, scores = self.decode(self.ahead(context.states, batch, first), unseen, first)
+        for name, states in [("reconstruction", context.posterior), ("one_step", context.prior)]:
+            _, values = self.decode(states[:, None], seen, first)
+            scores |= {f"{metric}_{name}": value[:, 0] for metric, value in values.items()}
+        return frames, scores
+
+    def observe(self, batch, first, use_obs=None):
+        """The Context of each video. use_obs: which levels observe, by default as the config says."""
+        context = self.config.open_loop_ctx
+        actions = batch["actions"][:, :context] if "actions" in batch else None
+        noise = noise_of_videos(self.model, self.seeds(len(batch["video"]), first), 0, 1, context)
+        return self._observe(use_obs)(batch["video"][:, :context], noise, actions)
+
+    def ahead(self, states, batch, first):
+        """The states of level 0 of the F frames after the context, [B, S, F, Z + H].
+
+        states: a State per level, of each video [B, ...].
+        """
+        size, samples = len(batch["video"]), self.num_samples
+        frames = self.config.eval_seq_len - self.config.open_loop_ctx
+        actions = None
+        if "actions" in batch:
+            actions = np.repeat(batch["actions"][:, -frames:], samples, 0)
+        noise = noise_of_videos(self.model, self.seeds(size, first), 1, samples, frames)
+        states = tf.nest.map_structure(lambda x: tf.repeat(x, samples, 0), states)
+        ahead, _ = self._ahead(states, frames, noise, actions)
+        return tf.reshape(ahead, [size, samples, frames, -1])
+
+    def decode(self, states, truth, first):
+        """Decodes states [B, S, F, Z + H] in pieces, and compares with truth, uint8 [B, F, 64, 64, C].
+
+        Returns: frames, uint8 [B, S, F, 64, 64, C], and a dict of their metrics, [B, S, F] each.
+        Raises UserError where one is not finite.
+        """
+        size, samples, length = states.shape[:3]
+        frames = np.empty([size, samples, *truth.shape[1:]], np.uint8)
+        chunk = max(1, DECODED_AT_ONCE // (size * samples))
+        parts = []
+        for start in range(0, length, chunk):
+            piece = slice(start, start + chunk)
+            decoded, scores = self._score(states[:, :, piece], truth[:, piece])
+            frames[:, :, piece] = decoded
+            parts.append(scores)
+        scores = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
+        if self._lpips:
+            scores["lpips"] = self._lpips(truth[:, None], frames)
+        finite = np.isfinite(sum(scores.values())).all((1, 2))
+        if not finite.all():
+            raise not_finite(f"test video {first + finite.argmin()}")
+        return frames, scores
+
+    def seeds(self, size, first):
+        """A seed for each of `size` videos."""
+        return [fold_in([self.seed, 0], first + i) for i in range(size)]
+
+    def _decode_and_score(self, states, truth):
+        truth = tf.cast(truth, tf.float32)[:, None] / 255
+        decoded = self.model.decode(states)
+        clipped = tf.clip_by_value(decoded, 0.0, 1.0)
+        return to_uint8(clipped), {
+            "psnr": metrics.psnr(truth, clipped), "ssim": metrics.ssim(truth, clipped),
+            "psnr_unclipped": metrics.psnr(truth, decoded),
+            "ssim_range2": metrics.ssim(truth, decoded, data_range=2.0)}
+
+
+def even_batches(total, at_most):
+    """Yields (first, size) of batches as equal as can be: a graph is compiled for every size."""
+    count = -(-total // max(1, at_most))
+    bounds = [total * number // count for number in range(count + 1)]
+    for first, end in itertools.pairwise(bounds):
+        yield first, end - first
+
+
+def noise_of_videos(model, seeds, purpose, samples, frames):
+    """The noise of samples of several videos, per level [B S, N_l, Z]: each video has its own seed."""
+    noise = [model.noise(fold_in(seed, purpose), samples, frames) for seed in seeds]
+    return [tf.concat(level, 0) for level in zip(*noise, strict=True)]
+
+
+def to_uint8(clipped):
+    """Frames in [0, 1] as whole numbers from 0 to 255: a quarter of the bytes to fetch from a GPU."""
+    return tf.cast(tf.round(255 * clipped), tf.uint8)
+
+
+def not_finite(what):
+    """The error of a model whose predictions are no numbers."""
+    return tools.UserError(f"the predictions of {what} are not finite: the model has diverged; "
+                           f"an earlier checkpoint (--model-dir .../model_<step>) may not have")

@@ -1,0 +1,180 @@
+"""The analyses: long dreams, what each level stores, how the information is spread."""
+
+import csv
+import io
+import json
+import types
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import analyses
+import cwvae
+import data_loader
+import eval as evaluation
+import tools
+from predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
+    """The config and the model of the tiny run."""
+    config = tools.load_config(run_dir / "config.yml")
+    model = cwvae.CWVAE(config)
+    tools.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
+    return config, model
+
+
+@pytest.fixture
+def evaluate(run_dir, tmp_path, monkeypatch):
+    """Returns a function that runs eval.py with flags, and returns where it wrote."""
+
+    def run(*flags, out="out"):
+        monkeypatch.setattr("sys.argv", [
+            "eval.py", "--model-dir", str(run_dir), "--out", str(tmp_path / out), *map(str, flags)])
+        evaluation.main()
+        return tmp_path / out
+
+    return run
+
+
+def summary(out):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads((out / "summary.json").read_text(), parse_constant=refuse)
+
+
+def table(path):
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter="|"))
+    return {tuple(cell.strip() for cell in row[1:2]): row[2:-1] for row in rows}
+
+
+# ------------------------------------------------------------------------------------------- dreams
+
+
+def dream(config, model, length, **flags):
+    flags = {"dream": length, "seed": 0, "example": 1, **flags}
+    batch = data_loader.Sequences(config, config.open_loop_ctx).batch(flags["example"], 1)
+    return np.stack(list(analyses.dream_frames(config, model, batch, types.SimpleNamespace(**flags))))
+
+
+def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(evaluate):
+    out = evaluate("--dream", 203, "--example", 2)  # a chunk and a bit
+    video = iio.imread(out / "dream.mp4")
+    assert video.shape == (4 + 203, 4 * 64 + 16, 4 * 64 + 16, 3)
+    for frames, color in [(video[:4], (0, 114, 178)), (video[4:], (213, 94, 0))]:  # as far as h264 goes
+        assert np.abs(frames[:, 1:6].mean((0, 1, 2)) - color).max() < 12
+    assert summary(out)["settings"]["example"] == 2
+
+
+def test_a_shorter_dream_begins_a_longer_one_and_the_seed_decides_both(loaded, monkeypatch):
+    monkeypatch.setattr(analyses, "CHUNK", 6)
+    long = dream(*loaded, 17)
+    assert long.shape[0] == 4 + 17
+    np.testing.assert_array_equal(dream(*loaded, 8), long[:12])
+    assert (dream(*loaded, 8, seed=1)[4:] != long[4:12]).any()
+    assert (dream(*loaded, 8, example=0)[:4] != long[:4]).any()
+
+
+def test_a_dream_in_chunks_is_one_long_prediction(loaded, monkeypatch):
+    config, model = loaded
+    config = config.replace(cell_mean_only=True)
+    mean = cwvae.CWVAE(config)
+    mean.set_weights(model.get_weights())
+    monkeypatch.setattr(analyses, "CHUNK", 3)  # made even: a tick of the top level is 2 frames
+    frames = dream(config, mean, 11)[4:, 8:-8:4, 8:-8:4, :1]
+    video = data_loader.Sequences(config, 15).batch(1, 1)["video"]
+    want = mean.open_loop(video, 4, tf.constant([0, 0]))[0, 4:]
+    np.testing.assert_allclose(frames / 255, np.clip(want, 0, 1), atol=0.6 / 255)
+
+
+# --------------------------------------------------------------------------- what each level stores
+
+
+def test_every_set_of_top_levels_is_hidden_and_every_level_is_reset():
+    def of(*observed):
+        model = types.SimpleNamespace(cells=[None] * len(observed), observed=lambda: observed)
+        return [item[0] for item in analyses.interventions(model)]
+
+    assert of(True, True, True) == ["full", "hidden_TTF", "hidden_TFF", "hidden_FFF", "reset_level_0",
+                                    "reset_level_1", "reset_level_2"]
+    assert of(True, True, False)[:3] == ["full", "hidden_TFF", "hidden_FFF"]
+    assert of(True) == ["full", "hidden_F", "reset_level_0"]
+
+
+def test_ablation_of_levels_is_a_figure_and_a_table(evaluate, loaded):
+    config, model = loaded
+    out = evaluate("--ablate-levels", "--num-examples", 3, "--num-samples", 2)
+    arrays = np.load(out / "metrics.npz")
+    keys = ["full", "hidden_TF", "hidden_FF", "reset_level_0", "reset_level_1"]
+    assert set(arrays.files) == {"open_loop_ctx"} | {f"{m}__{k}" for m in ("psnr", "ssim") for k in keys}
+    predictor = Predictor(config, model, 2, seed=0)
+    data = data_loader.Sequences(config, 10)
+    np.testing.assert_allclose(
+        arrays["psnr__full"], predictor.predict(data.batch(0, 3), 0)[1]["psnr"].mean(1), rtol=1e-4)
+    hidden = Predictor(config.replace(use_obs="TF"), model, 2, seed=0)
+    context = hidden.observe(data.batch(0, 3), 0, "TF")
+    states = hidden.ahead(context.states, data.batch(0, 3), 0)
+    _, scores = hidden.decode(states, data.batch(0, 3)["video"][:, 4:], 0)
+    np.testing.assert_allclose(arrays["ssim__hidden_TF"], scores["ssim"].mean(1), rtol=1e-3, atol=1e-4)
+    for row in summary(out)["lost"]:
+        lost = arrays["psnr__full"] - arrays[f"psnr__{row['intervention']}"]
+        assert row["psnr_lost"]["mean"] == pytest.approx(lost.mean())
+        assert row["psnr_lost_first_2"]["mean"] == pytest.approx(lost[:, :2].mean())
+        low, high = row["psnr_lost"]["confidence_95"]
+        assert low <= lost.mean() <= high
+    assert len(table(out / "ablate_levels.md")) == 2 + 4
+    assert iio.imread(out / "ablate_levels.png").ndim == 3 and (out / "ablate_levels.pdf").exists()
+
+
+def test_one_example_and_one_level_have_an_ablation_too(loaded, tmp_path):
+    config = loaded[0].replace(levels=1)
+    data = data_loader.Sequences(config, config.eval_seq_len)
+    flags = types.SimpleNamespace(num_examples=1, num_samples=1, batch_size=4, seed=0)
+    analyses.ablate_levels(config, cwvae.CWVAE(config), data, flags, {}, str(tmp_path))
+    assert [row["intervention"] for row in summary(tmp_path)["lost"]] == ["hidden_F", "reset_level_0"]
+    assert "[" not in (tmp_path / "ablate_levels.md").read_text().split("\n\n")[0]
+
+
+# ----------------------------------------------------------------- how the information is spread
+
+
+def test_information_is_that_of_the_loss(evaluate, loaded, monkeypatch):
+    monkeypatch.setattr(analyses, "CHUNK", 6)
+    out = evaluate("--information", "--num-examples", 3, "--seq-len", 9, "--frame-skips", 1, 3)
+    config, model = loaded
+    arrays = np.load(out / "information.npz")
+    assert arrays["kl"].shape == (3, 2, 2) and arrays["frame_skips"].tolist() == [1, 3]
+    for column, skip in enumerate([1, 3]):
+        data = data_loader.Sequences(config.replace(frame_skip=skip), 9)
+        seed, states, total = cwvae.fold_in([0, 0], 1), None, 0
+        for number, piece in enumerate([slice(0, 6), slice(6, 9)]):
+            video = data.batch(1, 1)["video"][:, piece]
+            noise = model.noise(cwvae.fold_in(seed, 2, number), 1, video.shape[1])
+            terms, states = model.terms(video, noise, states)
+            total += np.array([terms.kl, terms.entropy_prior, terms.entropy_posterior])
+        got = [arrays[name][1, :, column] for name in analyses.QUANTITIES]
+        np.testing.assert_allclose(got, total / 9, rtol=1e-3, atol=1e-4)
+    rows = summary(out)["information"]
+    assert len(rows) == 3 * 2 * 2 and rows[0]["mean"] == pytest.approx(arrays["kl"][:, 0, 0].mean())
+    assert iio.imread(out / "information.png").ndim == 3 and (out / "information.pdf").exists()
+    assert "frame_skip 3" in (out / "information.md").read_text()
+
+
+def test_information_of_a_diverged_model_is_one_line(loaded, tmp_path):
+    config, _ = loaded
+    model = cwvae.CWVAE(config)
+    model.cells[0].prior_mean.bias.assign(np.nan * model.cells[0].prior_mean.bias)
+    data = analyses.Speeds(config, 4, [1])
+    flags = types.SimpleNamespace(num_examples=1, batch_size=1, seed=0)
+    with pytest.raises(tools.UserError, match="not finite"):
+        analyses.information(config, model, data, flags, {}, str(tmp_path))
+
+
+def test_a_cell_of_a_table_has_no_minus_before_a_zero():
+    assert analyses.cell({"mean": -0.001, "confidence_95": [-0.2, 0.004]}, 2) == "0.00 [-0.20, 0.00]"
+    assert analyses.cell({"mean": 1.26, "confidence_95": None}, 1) == "1.3"

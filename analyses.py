@@ -46,7 +46,8 @@ def dream(config, model, data, flags, settings, out):
     batch = data.batch(flags.example, 1)
     with imageio.get_writer(
             os.path.join(out, "dream.mp4"), fps=DREAM_FPS, codec="libx264", macro_block_size=1,
-            ffmpeg_log_level="error", output_params=["-preset", "veryfast"]) as writer:
+            ffmpeg_log_level="error",
+            output_params=["-preset", "veryfast", "-vf", "scale=4*iw:4*ih:flags=neighbor"]) as writer:
         for frame in dream_frames(config, model, batch, flags):
             writer.append_data(frame)
     tools.save_json(os.path.join(out, "summary.json"), {
@@ -67,7 +68,7 @@ def dream_frames(config, model, batch, flags):
         finite = tf.reduce_all(tf.math.is_finite(frames))
         return states, to_uint8(tf.clip_by_value(frames, 0.0, 1.0)), finite
 
-    yield from pictures.bordered(video[0], context, scale=4, border=8)
+    yield from pictures.bordered(video[0], context, scale=1, border=2)
     states = model.observe_context(
         video, model.noise(fold_in(seed, 0), 1, context),
         None if actions is None else actions[:, :context]).states
@@ -83,7 +84,7 @@ def dream_frames(config, model, batch, flags):
             if not finite:
                 raise not_finite(f"frames {start + 1} to {start + chunk} of the dream")
             frames = frames[:flags.dream - start].numpy()
-            yield from pictures.bordered(frames, 0, scale=4, border=8)
+            yield from pictures.bordered(frames, 0, scale=1, border=2)
             bar.update(len(frames))
 
 

@@ -194,13 +194,21 @@ class CWVAE(tf.keras.Model):
         """
         with tf.GradientTape() as tape:
             terms, _ = self.terms(video, noise, actions=actions)
-            whole = _over_replicas(terms) if self.couples_videos else terms
+        whole = _sum_over_replicas(terms) if self.couples_videos else terms
+        with tf.GradientTape() as outer:
+            outer.watch(whole)
             loss, _ = self.objective(whole, video.shape[1])
-        variables = self.trainable_variables
+        # By the chain rule: of the loss by its terms, and of the terms by the variables.
+        weights = tf.nest.flatten(outer.gradient(loss, whole))
+        used = [(term, weight) for term, weight in zip(
+            tf.nest.flatten(terms), weights, strict=True) if weight is not None]
+        found = tape.gradient(
+            [term for term, _ in used], self.trainable_variables,
+            output_gradients=[weight for _, weight in used])
         # A level that does not observe has no use for its posterior, and no gradient for it.
         return [
             tf.zeros(variable.shape) if gradient is None else gradient
-            for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True)], terms
+            for gradient, variable in zip(found, self.trainable_variables, strict=True)], terms
 
     def update(self, optimizer, video, seed, actions=None, gradients=None):
         """One training step on video [B, T, 64, 64, C], or on a replica's part of it.
@@ -214,7 +222,8 @@ class CWVAE(tf.keras.Model):
         noise = [tf.slice(x, [number * batch, 0, 0], [batch, *x.shape[1:]])
                  for x in self.noise(seed, batch * replicas, frames)]
         found, terms = (gradients or self.gradients)(video, noise, actions)
-        found, terms = _sum_over_replicas(found), _sum_over_replicas(terms)
+        # In one exchange: two at once may meet in different orders on different devices.
+        found, terms = _sum_over_replicas((found, terms))
         metrics = self.objective(terms, frames)[1]
         metrics["grad_norm"] = tf.linalg.global_norm(found)
         if self.config.clip_grad_norm_by is not None:
@@ -316,9 +325,3 @@ def _sum_over_replicas(parts):
         return parts
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, parts)
 
-
-def _over_replicas(terms):
-    """The sum of all replicas' Terms, whose gradient reaches this replica's part alone."""
-    wholes = _sum_over_replicas(tf.nest.map_structure(tf.stop_gradient, terms))
-    return tf.nest.map_structure(
-        lambda part, whole: part + tf.stop_gradient(whole - part), terms, wholes)

@@ -61,14 +61,16 @@ class Share:
     def training_step(self, model, optimizer, jit):
         """A function of video, seed and actions that updates the model on all devices.
 
-        jit: whether to compile it: whole on one device; on several, all between the exchanges.
+        jit: whether to compile it: whole on one device; on several, the gradient, unless free nats or
+            KL balance make replicas exchange their KL within.
         """
         if self.replicas == 1:
             return tf.function(
                 lambda video, seed, actions: model.update(optimizer, video, seed, actions),
                 jit_compile=jit, autograph=False)
-        gradients = tf.function(
-            model.gradients, jit_compile=jit and not model.couples_videos, autograph=False)
+        # Replicas cannot exchange anything within a compiled function.
+        gradients = None if model.couples_videos else tf.function(
+            model.gradients, jit_compile=jit, autograph=False)
 
         @tf.function(autograph=False)
         def step(video, seed, actions):

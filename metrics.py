@@ -172,6 +172,8 @@ class LPIPS:
             raise UserError(
                 f"LPIPS needs the package {error.name!r}: pip install torch torchvision lpips"
             ) from None
+        except RuntimeError as error:  # versions of torch and torchvision that do not fit
+            raise UserError(f"LPIPS cannot load its packages: {str(error).splitlines()[0]}") from None
         try:
             model = lpips.LPIPS(net=net, pnet_rand=not pretrained, verbose=False)
         except urllib.error.URLError as error:

@@ -5,6 +5,9 @@ that evaluation. The means, with 95% intervals, are printed as a Markdown table 
 the figure.
 """
 
+import quiet  # noqa: F401
+
+# isort: split
 import dataclasses
 import glob
 import json

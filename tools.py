@@ -503,7 +503,7 @@ class Checkpoints:
 
     @property
     def step(self):
-        return int(self._step)
+        return int(self._step.numpy())
 
     def save(self, step):
         self._step.assign(step)

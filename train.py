@@ -59,7 +59,7 @@ def main():
 
 
 def train(config, share, clips, validation, model, optimizer, checkpoints, start, total):
-    """Trains from step `start` to step `total`. Returns the name of the signal that stopped it, if any."""
+    """Trains from step `start` to `total`. Returns the name of the signal that stopped it, if any."""
     update = share.training_step(model, optimizer, tools.use_xla(config))
     logger = tools.Logger(config.run_dir, start) if share.is_chief else None
     named_every = config.save_named_model_every or sys.maxsize

@@ -17,7 +17,7 @@ class PlainEvaluation:
     def __init__(self, model, context):
         self.model, self.context = model, context
         self._roll_out = tf.function(self._roll_out_levels)
-        self._decode = tf.function(model.decode)
+        self._decode = tf.function(self._decode_states)
 
     def __call__(self, video, noise):
         """Scores samples of a video, uint8 [T, 64, 64, C], one for each of noise, per level [S, N_l, Z].
@@ -67,6 +67,14 @@ class PlainEvaluation:
             stoch = mean + stddev * noise[:, tick]
             states = states.write(tick, tf.concat([stoch, deter], -1))
         return tf.transpose(states.stack(), [1, 0, 2])
+
+    def _decode_states(self, states):
+        """[F, Z + H] to frames, by Keras's own layers."""
+        decoder = self.model.decoder
+        hidden = decoder.dense(states)[:, None, None]
+        for conv in decoder.convs[:-1]:
+            hidden = tf.nn.leaky_relu(conv(hidden), 0.2)
+        return tf.tanh(decoder.convs[-1](hidden))
 
     def _gaussian(self, hidden, mean, stddev, cell):
         return mean(hidden), tf.nn.softplus(stddev(hidden + 0.54)) + cell.min_stddev

@@ -9,6 +9,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 
 import analyses
 import cwvae
@@ -86,7 +87,7 @@ def test_a_dream_in_chunks_is_one_long_prediction(loaded, monkeypatch):
     mean = cwvae.CWVAE(config)
     mean.set_weights(model.get_weights())
     monkeypatch.setattr(analyses, "CHUNK", 3)  # made even: a tick of the top level is 2 frames
-    frames = dream(config, mean, 11)[4:, 8:-8:4, 8:-8:4, :1]
+    frames = dream(config, mean, 11)[4:, 2:-2, 2:-2, :1]
     video = data_loader.Sequences(config, 15).batch(1, 1)["video"]
     want = mean.open_loop(video, 4, tf.constant([0, 0]))[0, 4:]
     np.testing.assert_allclose(frames / 255, np.clip(want, 0, 1), atol=0.6 / 255)
@@ -178,3 +179,16 @@ def test_information_of_a_diverged_model_is_one_line(loaded, tmp_path):
 def test_a_cell_of_a_table_has_no_minus_before_a_zero():
     assert analyses.cell({"mean": -0.001, "confidence_95": [-0.2, 0.004]}, 2) == "0.00 [-0.20, 0.00]"
     assert analyses.cell({"mean": 1.26, "confidence_95": None}, 1) == "1.3"
+
+
+# ---------------------------------------------------------------------------------------- ablations
+
+
+def test_the_ablations_differ_in_their_hierarchy_alone():
+    files = sorted((ROOT / "configs" / "ablations").glob("*.yml"))
+    configs = {file.stem: tools.load_config(file) for file in files}
+    assert {name: (config.levels, config.strides[-1]) for name, config in configs.items()} == {
+        "levels_1": (1, 1), "levels_2": (2, 4), "levels_3": (3, 16), "factor_1": (3, 1),
+        "factor_2": (3, 4), "factor_8": (3, 64)}
+    assert len({config.replace(levels=3, tmp_abs_factor=1) for config in configs.values()}) == 1
+    assert len({config.run_dir for config in configs.values()}) == 6

@@ -1,0 +1,63 @@
+"""Steps on one device and on two, on logical CPU devices. Run by test_distribution.py."""
+
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import quiet  # noqa: E402, F401
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+import distribution
+from cwvae import CWVAE
+from tools import Config
+
+
+def run(strategy, settings, optimizer_name, video, steps=2):
+    """Returns the metrics of every step, and the variables and what they were before."""
+    config = Config(
+        dataset="moving_digits", levels=2, tmp_abs_factor=2, channels_mult=1 / 32, cell_stoch_size=3,
+        cell_deter_size=5, cell_embed_size=16, enc_dense_embed_size=6, seq_len=6, open_loop_ctx=4,
+        batch_size=4, **settings)
+    share = distribution.Share(strategy, config.batch_size)
+    tf.keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = CWVAE(config)
+        optimizer = (tf.keras.optimizers.SGD(1e-3) if optimizer_name == "sgd"
+                     else tf.keras.optimizers.Adam(1e-2, epsilon=1e-4))
+        optimizer.build(model.trainable_variables)
+    before = [v.numpy() for v in model.trainable_variables]
+    step = share.training_step(model, optimizer, jit=False)
+    metrics = [
+        {name: float(value) for name, value in step(
+            share.to_devices(video), tf.constant([0, i]), None).items()} for i in range(steps)]
+    return metrics, [v.numpy() for v in model.trainable_variables], before
+
+
+def main():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    video = np.random.default_rng(0).integers(0, 256, [4, 6, 64, 64, 1], dtype=np.uint8)
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for optimizer, settings in [
+            ("sgd", dict(clip_grad_norm_by=None)), ("adam", dict(clip_grad_norm_by=1.0)),
+            ("sgd", dict(clip_grad_norm_by=None, kl_grad_post_perc=0.8, free_nats=0.5))]:
+        one, ours, before = run(tf.distribute.get_strategy(), settings, optimizer, video)
+        two, theirs, _ = run(mirrored, settings, optimizer, video)
+        for a, b in zip(one, two, strict=True):
+            for name in a:
+                np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        moved = [a - b for a, b in zip(ours, before, strict=True)]
+        also = [a - b for a, b in zip(theirs, before, strict=True)]
+        distance = tf.linalg.global_norm([a - b for a, b in zip(moved, also, strict=True)])
+        assert float(distance / tf.linalg.global_norm(moved)) < 1e-3, (settings, optimizer)
+        print(json.dumps(
+            {"settings": settings, "optimizer": optimizer, "loss": one[-1]["total_loss"]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -178,7 +178,7 @@ def training_parts(config, make):
 def table(seconds, frames):
     """Prints a line a part. Returns the same as a list of dicts."""
     print(machine())
-    print(f"{'':<32}{'median ms':>10}{'min':>8}{'max':>8}{'a second':>10}{'frames/s':>10}{'':>9}")
+    print(f"{'':<32}{'median ms':>10}{'min':>10}{'max':>10}{'a second':>10}{'frames/s':>10}{'':>9}")
     rows = []
     for name, values in seconds.items():
         row = {"name": name, "seconds": values, "median_s": statistics.median(values),
@@ -188,8 +188,9 @@ def table(seconds, frames):
             pairs = zip(seconds[f"plain {name}"], values, strict=True)
             row["speedup_over_plain"] = statistics.median(plain / fast for plain, fast in pairs)
             ratio = f"{row['speedup_over_plain']:>8.2f}x"
-        print(f"{name:<32}{1e3 * row['median_s']:>10.1f}{1e3 * min(values):>8.1f}{1e3 * max(values):>8.1f}"
-              f"{1 / row['median_s']:>10.2f}{row['frames_per_s']:>10.0f}{ratio}")
+        times = [row["median_s"], min(values), max(values)]
+        print(f"{name:<32}" + "".join(f"{1e3 * time:>10.1f}" for time in times)
+              + f"{1 / row['median_s']:>10.2f}{row['frames_per_s']:>10.0f}{ratio}")
         rows.append(row)
     return rows
 

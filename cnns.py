@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+REMAT_FRAMES = 500  # that are computed again at once
+
 
 def name_layers(owner, layers):
     """Makes layers attributes by their names: tf.train.Checkpoint does not find them in lists."""
@@ -16,8 +18,10 @@ class Encoder(tf.keras.layers.Layer):
     each level above.
     """
 
-    def __init__(self, strides, channels, channels_mult=1.0, dense_layers=3, dense_size=1000, **kwargs):
+    def __init__(self, strides, channels, channels_mult=1.0, dense_layers=3, dense_size=1000,
+                 remat=False, **kwargs):
         super().__init__(**kwargs)
+        self.remat = remat
         self.strides = list(strides)
         filters = round(32 * channels_mult)
         self.embed_size = 32 * filters  # of the last convolution: 2 x 2 x 8 filters
@@ -47,12 +51,8 @@ class Encoder(tf.keras.layers.Layer):
         """video: float in [0, 1], [B, T, 64, 64, C]. Returns a list of [B, N_l, 32 f], per level."""
         batch, frames = tf.shape(video)[0], video.shape[1]
         hidden = tf.reshape(video, [-1, *video.shape[2:]])
-        for conv in self.convs[:-1]:
-            hidden = conv(hidden)  # 64 -> 31 -> 14 -> 6
-        last = self.convs[-1]
-        hidden = conv_by_blocks(tf.cast(hidden, self.compute_dtype),
-                                *(tf.cast(x, self.compute_dtype) for x in (last.kernel, last.bias)))
-        hidden = tf.reshape(tf.nn.leaky_relu(hidden, 0.2), [batch, frames, self.embed_size])
+        hidden = recomputed(self._convolve, hidden) if self.remat else self._convolve(hidden)
+        hidden = tf.reshape(hidden, [batch, frames, self.embed_size])
         embeddings = [tf.cast(hidden, tf.float32)]
         for level, (stride, stack) in enumerate(zip(self.strides[1:], self.denses, strict=True), 1):
             # Nothing else needs the top level's last layer, which is linear: it runs on the sums.
@@ -67,9 +67,18 @@ class Encoder(tf.keras.layers.Layer):
             embeddings.append(summed)
         return embeddings
 
+    def _convolve(self, frames):
+        """[N, 64, 64, C] to [N, 2, 2, 8 f]."""
+        for conv in self.convs[:-1]:
+            frames = conv(frames)  # 64 -> 31 -> 14 -> 6
+        last = self.convs[-1]
+        frames = conv_by_blocks(tf.cast(frames, self.compute_dtype),
+                                *(tf.cast(x, self.compute_dtype) for x in (last.kernel, last.bias)))
+        return tf.nn.leaky_relu(frames, 0.2)
+
 
 def sum_windows(x, size):
-    """Sums [B, T, D] over windows of `size` frames, the last padded with zeros: [B, ceil(T/size), D]."""
+    """Sums [B, T, D] over windows of `size` frames, the last padded with zeros: [B, N, D]."""
     windows = -(-x.shape[1] // size)
     x = tf.pad(x, [[0, 0], [0, windows * size - x.shape[1]], [0, 0]])
     return tf.reduce_sum(tf.reshape(x, [tf.shape(x)[0], windows, size, x.shape[2]]), 2)
@@ -78,8 +87,9 @@ def sum_windows(x, size):
 class Decoder(tf.keras.layers.Layer):
     """Decodes the states of level 0, frame by frame: a dense layer, four transposed convolutions."""
 
-    def __init__(self, state_size, channels, channels_mult=1.0, **kwargs):
+    def __init__(self, state_size, channels, channels_mult=1.0, remat=False, **kwargs):
         super().__init__(**kwargs)
+        self.remat = remat
         filters = round(32 * channels_mult)
         self.dense = tf.keras.layers.Dense(32 * filters, name="dense", dtype=self.dtype_policy)
         self.dense.build((None, state_size))
@@ -97,13 +107,25 @@ class Decoder(tf.keras.layers.Layer):
 
     def call(self, states):
         """states: [..., Z + H]. Returns the mean of p(frame | states), float32 [..., 64, 64, C]."""
-        hidden = self.dense(tf.reshape(states, [-1, states.shape[-1]]))[:, None, None]
+        rows = tf.reshape(states, [-1, states.shape[-1]])
+        frames = recomputed(self._decode, rows) if self.remat else self._decode(rows)
+        return tf.reshape(frames, tf.concat([tf.shape(states)[:-1], frames.shape[1:]], 0))
+
+    def _decode(self, states):
+        """[N, Z + H] to [N, 64, 64, C]."""
+        hidden = self.dense(states)[:, None, None]
         for i, conv in enumerate(self.convs):
             # 1 -> 5 -> 13 -> 30 -> 64
-            hidden = conv_transpose(hidden, *(tf.cast(x, hidden.dtype) for x in (conv.kernel, conv.bias)))
+            weights = (tf.cast(x, hidden.dtype) for x in (conv.kernel, conv.bias))
+            hidden = conv_transpose(hidden, *weights)
             hidden = tf.nn.leaky_relu(hidden, 0.2) if i < 3 else tf.tanh(hidden)
-        return tf.reshape(tf.cast(hidden, tf.float32),
-                          tf.concat([tf.shape(states)[:-1], tf.shape(hidden)[1:]], 0))
+        return tf.cast(hidden, tf.float32)
+
+
+def recomputed(function, x):
+    """function(x) [N, ...] in chunks of rows, each computed again when its gradient is wanted."""
+    function = tf.recompute_grad(function)
+    return tf.concat([function(x[i:i + REMAT_FRAMES]) for i in range(0, x.shape[0], REMAT_FRAMES)], 0)
 
 
 # The layers in the forms that measured best, each the same function of the same weights. On a CPU,
@@ -167,15 +189,18 @@ def conv_transpose(x, kernel, bias):
     if x.shape[1] == x.shape[2] == 1:
         rows = tf.reshape(x, [-1, channels])
         product_kernel = tf.reshape(kernel, [-1, channels])
-        y = tf.reshape(tf.matmul(rows, product_kernel, transpose_b=True), [-1, size, size, filters]) + bias
+        y = tf.matmul(rows, product_kernel, transpose_b=True)
+        y = tf.reshape(y, [-1, size, size, filters]) + bias
     elif size % 2:
         height, width = (2 * (n - 1) + size for n in x.shape[1:3])
-        y = tf.nn.conv2d_transpose(x, kernel, [tf.shape(x)[0], height, width, filters], 2, "VALID") + bias
+        shape = [tf.shape(x)[0], height, width, filters]
+        y = tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID") + bias
     else:
         # Row 2 m + p of the result is the sum over j of row m - j of x times row 2 j + p of the kernel.
         half = size // 2
         blocks = tf.reshape(kernel, [half, 2, half, 2, filters, channels])[::-1, :, ::-1]
-        blocks = tf.reshape(tf.transpose(blocks, [0, 2, 5, 1, 3, 4]), [half, half, channels, 4 * filters])
+        blocks = tf.transpose(blocks, [0, 2, 5, 1, 3, 4])
+        blocks = tf.reshape(blocks, [half, half, channels, 4 * filters])
         border = [half - 1, half - 1]
         y = tf.nn.conv2d(x, blocks, 1, [[0, 0], border, border, [0, 0]])
         y = tf.nn.depth_to_space(tf.nn.bias_add(y, tf.tile(bias, [4])), 2)

@@ -40,7 +40,7 @@ class CWVAE(tf.keras.Model):
         self.state_size = config.cell_stoch_size + config.cell_deter_size
         self.encoder = Encoder(
             config.strides, config.channels, config.channels_mult, config.enc_dense_layers,
-            config.enc_dense_embed_size, name="encoder", dtype=policy)
+            config.enc_dense_embed_size, config.remat, name="encoder", dtype=policy)
         self.cells = [
             RSSMCell(
                 config.cell_stoch_size, config.cell_deter_size, config.cell_embed_size,
@@ -50,7 +50,8 @@ class CWVAE(tf.keras.Model):
             for level in range(config.levels)]
         name_layers(self, self.cells)
         self.decoder = Decoder(
-            self.state_size, config.channels, config.channels_mult, name="decoder", dtype=policy)
+            self.state_size, config.channels, config.channels_mult, config.remat, name="decoder",
+            dtype=policy)
         self.built = True
 
     @property

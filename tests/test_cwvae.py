@@ -278,3 +278,15 @@ def test_last_state_is_the_last_tick():
     model = build(tiny())
     level = model.unroll(5, model.initial_states(2), model.noise(SEED, 2, 5))[0]
     np.testing.assert_array_equal(last_state(level).deter, level.deter[:, 4])
+
+
+def test_recomputed_activations_change_nothing(monkeypatch):
+    monkeypatch.setattr("cnns.REMAT_FRAMES", 5)
+    found = []
+    for remat in (False, True):
+        model = build(tiny(remat=remat))
+        clip = tf.constant(video(model.config))
+        noise = model.noise(SEED, 2, 8)
+        found.append(tf.nest.flatten(tf.function(model.gradients)(clip, noise)))
+    for plain, recomputed in zip(*found, strict=True):
+        np.testing.assert_allclose(plain, recomputed, rtol=1e-4, atol=1e-4)

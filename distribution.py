@@ -44,6 +44,7 @@ class Share:
         self.worker = resolver.task_id if cluster else 0
         self.is_chief = self.worker == 0
         self.replicas = strategy.num_replicas_in_sync
+        self._sum = None
         if batch_size % self.replicas:
             near = max(1, round(batch_size / self.replicas)) * self.replicas
             raise UserError(f"batch_size: {batch_size} cannot be shared among {self.replicas} devices; "
@@ -57,6 +58,15 @@ class Share:
         parts = np.split(array, local)
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group % local]))
+
+    def any(self, flag):
+        """Whether a flag is set on any worker; all workers must ask at the same step."""
+        if self.num_workers == 1:
+            return flag
+        if self._sum is None:
+            self._sum = tf.function(lambda x: self.strategy.reduce(
+                tf.distribute.ReduceOp.SUM, self.strategy.run(tf.identity, (x,)), axis=None))
+        return float(self._sum(tf.constant(float(flag)))) > 0
 
     def training_step(self, model, optimizer, jit):
         """A function of video, seed and actions that updates the model on all devices.

@@ -23,6 +23,7 @@ from cwvae import CWVAE, fold_in
 # What the seeds of validation are folded with, apart from any level's number.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
 GIF_EXAMPLES, GIF_PREDICTED = 4, 100
+SIGNALS_EVERY = 10  # steps after which several workers ask each other for a signal
 
 
 def main():
@@ -50,7 +51,14 @@ def main():
         return
     say(f"{clips.num_clips} clips, {share.replicas} device(s); from step {start} to {total}")
     validation = Validation(config, model, validation_data)
-    stopped = train(config, share, clips, validation, model, optimizer, checkpoints, start, total)
+    try:
+        stopped = train(
+            config, share, clips, validation, model, optimizer, checkpoints, start, total)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if share.num_workers == 1:
+            raise
+        sys.exit(f"train.py: a worker was lost ({error.message.splitlines()[0]}). "
+                 f"Start all of them again: they go on from the last checkpoint.")
     if stopped:
         say(f"{stopped}: saved step {checkpoints.step} in {checkpoints.directory}. "
             f"The same command goes on from there.")
@@ -71,7 +79,10 @@ def train(config, share, clips, validation, model, optimizer, checkpoints, start
                              share.to_devices(batch.get("actions")))
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
-            ends = step == total or interrupts.name is not None
+            # Workers stop together, or the others would wait for the one that stops.
+            asks = share.num_workers == 1 or step % SIGNALS_EVERY == 0
+            stops = asks and share.any(interrupts.name is not None)
+            ends = stops or step == total
             logs = step % config.save_scalars_every == 0
             saves = ends or step % config.save_model_every == 0
             if logs or saves or step % named_every == 0:
@@ -91,8 +102,8 @@ def train(config, share, clips, validation, model, optimizer, checkpoints, start
                 if step % named_every == 0:
                     checkpoints.save_named(step)
             progress.advance(metrics)
-            if interrupts.name:
-                return interrupts.name
+            if stops:
+                return interrupts.name or "Another worker's signal"
     return None
 
 

@@ -2,6 +2,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -34,6 +35,17 @@ def finish(process, code=0):
 
 def scalars(run_dir):
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_step(process, log_root, step):
+    """Waits until a run has logged a step. Returns its directory."""
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        for file in pathlib.Path(log_root).glob("*/*/metrics.jsonl"):
+            if f'"step": {step}, "split": "val"' in file.read_text():
+                return file.parent
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[0])
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
+import signal
 import socket
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import finish, scalars, script
+from conftest import finish, scalars, script, wait_for_step
 
 import distribution
 from tools import UserError
@@ -49,6 +51,27 @@ def test_two_workers_log_what_one_does_and_resume(run_dir, workplace, tmp_path):
         for name in a:
             if name != "split":
                 np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_lost_worker_ends_the_others_with_a_line(workplace, tmp_path):
+    chief, other = workers(
+        "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--max-steps", 5000)
+    wait_for_step(chief, tmp_path, 4)
+    other.kill()
+    other.communicate()
+    output = finish(chief, 1)
+    assert "a worker was lost" in output and "Traceback" not in output
+
+
+def test_a_signal_to_one_worker_stops_all_at_one_step(workplace, tmp_path):
+    chief, other = workers(
+        "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--max-steps", 5000)
+    run = wait_for_step(chief, tmp_path, 4)
+    other.send_signal(signal.SIGTERM)
+    output = finish(chief)
+    finish(other)
+    (step,) = re.findall(r"Another worker's signal: saved step (\d+)", output)
+    assert tf.train.latest_checkpoint(run / "model").endswith(f"ckpt-{step}")
 
 
 def test_a_bad_cluster_or_batch_is_one_line(monkeypatch):

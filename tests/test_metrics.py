@@ -131,6 +131,19 @@ def test_interval_refuses_values_that_are_not_finite():
         metrics.bootstrap_interval([1.0, np.nan])
 
 
+def test_a_mean_with_its_interval_is_valid_json():
+    found = metrics.mean_and_interval(np.array([1.0, 2.0, 4.0]))
+    assert found["mean"] == pytest.approx(7 / 3)
+    assert found["confidence_95"] == list(metrics.bootstrap_interval([1.0, 2.0, 4.0]))
+    assert metrics.mean_and_interval(np.array([1.0])) == {"mean": 1.0, "confidence_95": None}
+
+
+def test_the_best_sample_is_by_the_mean_over_time_and_the_lowest_lpips():
+    values = np.array([[[1.0, 2.0], [9.0, 0.0], [0.0, 0.1]], [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]])
+    assert metrics.best_sample("psnr", values).tolist() == [1, 2]
+    assert metrics.best_sample("lpips", values).tolist() == [2, 0]
+
+
 # -------------------------------------------------------------------------------------------- LPIPS
 
 
@@ -196,6 +209,12 @@ def test_lpips_gives_the_network_colour_frames_from_minus_1_to_1(fake_lpips, cha
         first, np.broadcast_to(2 * truth[0, 0, 0].transpose(2, 0, 1) - 1, (3, 8, 8)))
 
 
+def test_lpips_takes_8_bit_frames(fake_lpips):
+    truth, prediction = (np.rint(255 * noise(2, 8, 8, 1)).astype(np.uint8) for _ in range(2))
+    np.testing.assert_allclose(metrics.LPIPS()(truth, prediction), metrics.LPIPS()(
+        (truth / 255).astype(np.float32), (prediction / 255).astype(np.float32)), rtol=1e-5)
+
+
 def test_lpips_backbone_is_pretrained_unless_told_otherwise(fake_lpips):
     metrics.LPIPS()
     metrics.LPIPS(net="vgg", pretrained=False)
@@ -206,6 +225,14 @@ def test_lpips_backbone_is_pretrained_unless_told_otherwise(fake_lpips):
 def test_lpips_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(UserError, match="pip install .*lpips"):
+        metrics.LPIPS()
+
+
+def test_lpips_with_packages_that_do_not_fit_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "lpips.py").write_text("raise RuntimeError('operator nms does not exist\\nand more')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lpips", raising=False)
+    with pytest.raises(UserError, match="cannot load its packages: operator nms does not exist$"):
         metrics.LPIPS()
 
 
@@ -324,6 +351,27 @@ def test_fvd_of_a_folder_without_a_model_is_one_line(tmp_path):
         metrics.FVD(tmp_path)
     with pytest.raises(UserError, match="no SavedModel"):
         metrics.FVD(tmp_path / "absent")
+
+
+def test_fvd_of_8_bit_videos_is_that_of_their_fractions(video_model):
+    videos = np.rint(255 * noise(3, 2, 64, 64, 1)).astype(np.uint8)
+    fvd = metrics.FVD(video_model)
+    np.testing.assert_allclose(
+        fvd.features(videos), fvd.features((videos / 255).astype(np.float32)), atol=1e-5)
+
+
+def test_fvd_of_videos_that_the_network_refuses_is_one_line(tmp_path):
+    class Picky(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, None, 224, 224, 3])])
+        def __call__(self, videos):
+            with tf.control_dependencies([tf.debugging.assert_greater(tf.shape(videos)[1], 8)]):
+                return {"features": tf.reduce_mean(videos, [1, 2, 3])}
+
+    model = Picky()
+    tf.saved_model.save(model, str(tmp_path), signatures=model.__call__)
+    with pytest.raises(UserError, match="does not take videos of 2 frames") as error:
+        metrics.FVD(tmp_path).features(noise(3, 2, 64, 64, 1))
+    assert "\n" not in str(error.value)
 
 
 def test_fvd_of_a_handle_without_tensorflow_hub_says_what_to_install(monkeypatch):

@@ -68,6 +68,14 @@ def test_each_colour_gif_frame_gets_its_own_palette():
     assert np.abs(got.astype(int) - frames).max() <= 1
 
 
+def test_gif_of_a_grey_video_within_coloured_borders_keeps_254_greys_and_the_colours():
+    greys = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    frames = pictures.prediction_gif_frames(np.concatenate([greys] * 2), greys[:, ::-1], context=1)
+    got, _ = read_gif(pictures.encode_gif(frames))
+    assert np.abs(got.astype(int) - frames).max() <= 1
+    assert got[:, 0, 0].tolist() == [list(pictures.CONTEXT_RGB), list(pictures.PREDICTED_RGB)]
+
+
 def test_gif_of_one_frame_and_of_equal_frames_can_be_written():
     assert len(read_gif(pictures.encode_gif(video(1, 8, 8, 1)))[0]) == 1
     _, image = read_gif(pictures.encode_gif(np.zeros([5, 8, 8, 3])))

@@ -1,14 +1,12 @@
 """Training end to end: what a run leaves behind, and that it resumes exactly."""
 
 import os
-import pathlib
 import signal
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import finish, scalars, script
+from conftest import finish, scalars, script, wait_for_step
 
 import tools
 import train
@@ -41,16 +39,6 @@ def test_a_run_leaves_what_the_readme_names(run_dir):
 def test_training_lowers_the_loss(run_dir):
     losses = [line["total_loss"] for line in scalars(run_dir) if line["split"] == "val"]
     assert losses[-1] < losses[0]
-
-
-def wait_for_step(process, log_root, step):
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        for file in pathlib.Path(log_root).glob("*/*/metrics.jsonl"):
-            if f'"step": {step}, "split": "val"' in file.read_text():
-                return file.parent
-        time.sleep(0.01)
-    raise AssertionError(process.communicate()[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

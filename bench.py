@@ -11,6 +11,7 @@ ratio of the two is taken pair by pair: it holds where a machine's speed drifts.
 import quiet  # noqa: F401
 
 # isort: split
+import importlib
 import json
 import os
 import platform
@@ -23,8 +24,10 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+import metrics
 import tools
 from cwvae import CWVAE, state_vector, to_float
+from predictor import Predictor
 
 
 def main():
@@ -44,6 +47,9 @@ def main():
         command.add_argument("--plain", action="store_true", help="time the plain implementation too")
         command.add_argument("--precision", help="float32 or bfloat16 (default: the config's)")
         command.add_argument("--jit", help="auto, true or false (default: the config's)")
+        if name == "eval":
+            command.add_argument("--samples", type=int, nargs="+", default=[1, 10, 100], metavar="N",
+                                 help="predictions of the video (default: 1 10 100)")
         if name == "train":
             command.add_argument("--batch-size", type=int, help="clips (default: the config's)")
             command.add_argument("--remat", action="store_true", help="as the config's key")
@@ -110,8 +116,9 @@ def bench_train(flags):
     config = configure(flags)
     functions = training_parts(config, CWVAE)
     if flags.plain:
+        plain = config.replace(precision="float32", jit=False, remat=False)
         functions |= {f"plain {name}": function for name, function in training_parts(
-            config.replace(precision="float32", jit=False, remat=False), plain_model()).items()}
+            plain, of_tests("plain").PlainCWVAE).items()}
     if flags.only:
         functions = {name: function for name, function in functions.items() if "step" in name}
     if flags.export_hlo:
@@ -240,17 +247,46 @@ def export(config, directory):
     print(f"Wrote step.hlo and step.optimized.txt to {directory}")
 
 
-def plain_model():
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tests"))
-    from plain import PlainCWVAE
-    return PlainCWVAE
+def of_tests(module):
+    """A module of the tests, where the plain implementations are."""
+    tests = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tests")
+    if tests not in sys.path:
+        sys.path.append(tests)
+    return importlib.import_module(module)
 
 
 # ------------------------------------------------------------------------------------------ eval
 
 
 def bench_eval(flags):
-    raise NotImplementedError
+    config = configure(flags)
+    model = CWVAE(config)
+    frames = config.eval_seq_len - config.open_loop_ctx
+    video = np.random.default_rng(0).integers(
+        0, 256, [1, config.eval_seq_len, 64, 64, config.channels], dtype=np.uint8)
+    print(f"One video of {config.eval_seq_len} frames, {config.open_loop_ctx} observed: "
+          f"encoding, prediction, decoding, PSNR and SSIM")
+    rows = []
+    for samples in flags.samples:
+        predictor = Predictor(config, model, samples, seed=0)
+        functions = {f"{samples} sample(s)": lambda p=predictor: p.predict({"video": video}, 0)[1]}
+        if flags.plain:
+            functions[f"plain {samples} sample(s)"] = plain_evaluation(predictor, model, video[0])
+        seconds, first = measure(functions, flags.runs)
+        rows += table(seconds, frames * samples)
+        print(f"First call, compilation included: {first[f'{samples} sample(s)']:.1f} s")
+    truth, decoded = (tf.random.uniform([1, 1, 1000, 64, 64, config.channels]) for _ in range(2))
+    seconds, _ = measure({"PSNR of 1000 frames": lambda: metrics.psnr(truth, decoded),
+                          "SSIM of 1000 frames": lambda: metrics.ssim(truth, decoded)}, flags.runs)
+    rows += table(seconds, 1000)
+    return {"parts": rows, "peak_memory_bytes": memory()}
+
+
+def plain_evaluation(predictor, model, video):
+    plain = of_tests("plain_eval")
+    evaluation = plain.PlainEvaluation(model, model.config.open_loop_ctx)
+    noise = plain.noise_of(predictor, 0)
+    return lambda: evaluation(video, noise)
 
 
 # ------------------------------------------------------------------------------------------ data

@@ -37,13 +37,19 @@ def workers(*flags):
         {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}})}) for i in range(2)]
 
 
-def test_two_workers_log_what_one_does_and_resume(run_dir, workplace, tmp_path):
-    flags = ["--config", workplace / "tiny.yml", "--log-root", tmp_path]
-    for steps in (12, 24):
-        chief, other = workers(*flags, "--max-steps", steps)
-        assert f"Trained for {steps} steps" in finish(chief)
-        assert "Trained" not in finish(other)
-    (run,) = (tmp_path / "moving_digits_demo").iterdir()
+def test_two_workers_stop_together_resume_and_log_what_one_does(run_dir, workplace, tmp_path):
+    flags = ["--config", workplace / "tiny.yml", "--log-root", tmp_path, "--save-gifs", "false"]
+    chief, other = workers(*flags)
+    run = wait_for_step(chief, tmp_path, 4)
+    other.send_signal(signal.SIGTERM)
+    output = finish(chief)
+    finish(other)
+    (step,) = re.findall(r"Another worker's signal: saved step (\d+)", output)
+    assert tf.train.latest_checkpoint(run / "model").endswith(f"ckpt-{step}")
+
+    chief, other = workers(*flags)
+    assert "Trained for 24 steps" in finish(chief)
+    assert "Trained" not in finish(other)
     ours, theirs = scalars(run_dir), scalars(run)
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
@@ -52,26 +58,12 @@ def test_two_workers_log_what_one_does_and_resume(run_dir, workplace, tmp_path):
             if name != "split":
                 np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-4, err_msg=name)
 
-
-def test_a_lost_worker_ends_the_others_with_a_line(workplace, tmp_path):
-    chief, other = workers(
-        "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--max-steps", 5000)
-    wait_for_step(chief, tmp_path, 4)
+    chief, other = workers(*flags, "--max-steps", 5000)
+    wait_for_step(chief, tmp_path, 26)
     other.kill()
     other.communicate()
     output = finish(chief, 1)
     assert "a worker was lost" in output and "Traceback" not in output
-
-
-def test_a_signal_to_one_worker_stops_all_at_one_step(workplace, tmp_path):
-    chief, other = workers(
-        "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--max-steps", 5000)
-    run = wait_for_step(chief, tmp_path, 4)
-    other.send_signal(signal.SIGTERM)
-    output = finish(chief)
-    finish(other)
-    (step,) = re.findall(r"Another worker's signal: saved step (\d+)", output)
-    assert tf.train.latest_checkpoint(run / "model").endswith(f"ckpt-{step}")
 
 
 def test_a_bad_cluster_or_batch_is_one_line(monkeypatch):

@@ -11,10 +11,12 @@ ratio of the two is taken pair by pair: it holds where a machine's speed drifts.
 import quiet  # noqa: F401
 
 # isort: split
+import collections
 import importlib
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -123,6 +125,8 @@ def bench_train(flags):
         functions = {name: function for name, function in functions.items() if "step" in name}
     if flags.export_hlo:
         export(config, flags.export_hlo)
+        if flags.plain:
+            export(plain, flags.export_hlo, plain=True)
     seconds, first = measure(functions, flags.runs)
     frames = config.batch_size * config.seq_len
     peak = matmul_peak(config)
@@ -235,16 +239,41 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def export(config, directory):
+def export(config, directory, plain=False):
     """Writes the compiled training step: serialized HLO, and optimized HLO as text."""
     os.makedirs(directory, exist_ok=True)
-    step = training_parts(config.replace(jit=True), CWVAE)["step"]
+    name, make = ("plain_step", of_tests("plain").PlainCWVAE) if plain else ("step", CWVAE)
+    step = training_parts(config.replace(jit=True), make)["step"]
     ir = step.experimental_get_compiler_ir()
-    for stage, file in [("hlo_serialized", "step.hlo"), ("optimized_hlo", "step.optimized.txt")]:
-        found = ir(stage=stage)
-        with open(os.path.join(directory, file), "wb") as out:
-            out.write(found if isinstance(found, bytes) else found.encode())
-    print(f"Wrote step.hlo and step.optimized.txt to {directory}")
+    with open(os.path.join(directory, f"{name}.hlo"), "wb") as out:
+        out.write(ir(stage="hlo_serialized"))
+    optimized = ir(stage="optimized_hlo")
+    with open(os.path.join(directory, f"{name}.optimized.txt"), "w") as out:
+        out.write(optimized)
+    print(f"Wrote {name}.hlo and {name}.optimized.txt to {directory}. A tick of its loops runs:")
+    for ticks, counts in loops(optimized):
+        print(f"  {ticks:>4} ticks: {sum(counts.values())} kernels ("
+              + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) + ")")
+
+
+def loops(hlo):
+    """The loops of an optimized HLO module: (ticks, operations of the body that are kernels)."""
+    bodies, name = {}, None
+    for line in hlo.splitlines():
+        if not line.startswith(" "):
+            name = line.split()[0].lstrip("%") if line.endswith("{") else None
+            bodies[name] = []
+        elif name:
+            bodies[name].append(line)
+    free = {"parameter", "get-tuple-element", "tuple", "constant", "bitcast"}
+    for lines in list(bodies.values()):
+        for line in lines:
+            found = re.search(r"\bwhile\(.*body=%?([\w.\-]+)", line)
+            if found:
+                ticks = re.search(r'known_trip_count[^0-9]*(\d+)', line)
+                operations = [re.search(r" ([a-z][a-z\-]*)\(", body) for body in bodies[found[1]]]
+                yield ticks[1] if ticks else "?", collections.Counter(
+                    found[1] for found in operations if found and found[1] not in free)
 
 
 def of_tests(module):

@@ -2,7 +2,7 @@
 
 Such a run is laid out as ours are. Some keys of its config.yml have other names, and its checkpoints
 are a TensorFlow 1 Saver's: they name a variable by the number of its layer, not by the object that
-owns it. What is wrong with one is a ValueError of one line, which tools.restore tells the user.
+owns it. What is wrong with one is a ValueError of one line, which runs.restore tells the user.
 """
 
 import os

@@ -17,6 +17,7 @@ import tqdm
 import data_loader
 import distribution
 import pictures
+import runs
 import tools
 from cwvae import CWVAE, fold_in
 
@@ -32,7 +33,7 @@ def main():
     share = distribution.Share(strategy, config.batch_size)
     say = print if share.is_chief else lambda *_: None
     if share.is_chief:
-        tools.claim_run_dir(config)
+        runs.claim_run_dir(config)
     say(f"Run directory: {config.run_dir}")
     clips = data_loader.Clips(config, share.worker, share.num_workers)
     validation_data = data_loader.Sequences(config, config.eval_seq_len)
@@ -43,7 +44,7 @@ def main():
         model = CWVAE(config, clips.action_size)
         optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
         optimizer.build(model.trainable_variables)
-        checkpoints = tools.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
+        checkpoints = runs.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
         start = checkpoints.restore(config.init_from)
     say(tools.parameters_text(model))
     if start >= total:
@@ -69,10 +70,10 @@ def main():
 def train(config, share, clips, validation, model, optimizer, checkpoints, start, total):
     """Trains from step `start` to `total`. Returns the name of the signal that stopped it, if any."""
     update = share.training_step(model, optimizer, tools.use_xla(config))
-    logger = tools.Logger(config.run_dir, start) if share.is_chief else None
+    logger = runs.Logger(config.run_dir, start) if share.is_chief else None
     named_every = config.save_named_model_every or sys.maxsize
     before = None  # the metrics of the step before: checked while a GPU computes this one
-    with (tools.Interrupts() as interrupts, Progress(config, start, total, share.is_chief) as progress,
+    with (runs.Interrupts() as interrupts, Progress(config, start, total, share.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
         for index, batch in batches:
             metrics = update(share.to_devices(batch["video"]), tf.constant([config.seed, index]),

@@ -15,6 +15,7 @@ import analyses
 import cwvae
 import data_loader
 import eval as evaluation
+import runs
 import tools
 from predictor import Predictor
 
@@ -24,7 +25,7 @@ def loaded(run_dir):
     """The config and the model of the tiny run."""
     config = tools.load_config(run_dir / "config.yml")
     model = cwvae.CWVAE(config)
-    tools.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
+    runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
     return config, model
 
 

@@ -18,6 +18,7 @@ import data_loader
 import eval as evaluation
 import metrics
 import plot
+import runs
 import tools
 from predictor import Predictor, even_batches
 
@@ -86,7 +87,7 @@ def make_predictor(run_dir):
     def make(**changes):
         config = tools.load_config(run_dir / "config.yml").replace(eval_seq_len=11, **changes)
         model = cwvae.CWVAE(config)
-        tools.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
+        runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
         return Predictor(config, model, num_samples=2, seed=0)
 
     return make
@@ -224,7 +225,7 @@ def test_curves_name_the_number_of_samples():
 
 @pytest.mark.parametrize("where", [".", "model", "model_20"])
 def test_a_model_dir_is_a_run_or_one_of_its_checkpoints(run_dir, where):
-    found, prefix = tools.find_checkpoint(str(run_dir / where))
+    found, prefix = runs.find_checkpoint(str(run_dir / where))
     assert os.path.samefile(found, run_dir)
     assert os.path.basename(prefix) == ("ckpt-20" if where == "model_20" else "ckpt-24")
 

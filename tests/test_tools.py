@@ -1,9 +1,7 @@
 """Config, flags and the run directory."""
 
-import json
 import os
 import pathlib
-import signal
 
 import pytest
 import yaml
@@ -110,44 +108,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         file.write("new")
         raise ZeroDivisionError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
-
-
-def test_a_directory_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(ZeroDivisionError), tools.directory_atomically(str(tmp_path / "out")) as part:
-        (pathlib.Path(part) / "file").touch()
-        raise ZeroDivisionError
-    assert not os.listdir(tmp_path)
-    with tools.directory_atomically(str(tmp_path / "out")) as part:
-        assert not (tmp_path / "out").exists()
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_a_run_directory_keeps_its_model(tmp_path):
-    config = Config(dataset="mmnist", log_root=str(tmp_path))
-    tools.claim_run_dir(config)
-    tools.claim_run_dir(config.replace(save_gifs=False))  # changes the run only
-    path = pathlib.Path(config.run_dir) / "config.yml"
-    assert yaml.safe_load(path.read_text())["save_gifs"] is False
-    with path.open("a") as file:
-        file.write("cell_embed_size: 7\n")
-    with pytest.raises(UserError, match="cell_embed_size: 7, not 200"):
-        tools.claim_run_dir(config)
-
-
-def test_a_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):
-    logger = tools.Logger(tmp_path, 0)
-    for step in (10, 20, 30):
-        logger.scalars(step, "train", {"total_loss": step})
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 40, "spl')  # killed
-    tools.Logger(tmp_path, 20).scalars(30, "train", {"total_loss": 31})
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["total_loss"]) for line in lines] == [(10, 10), (20, 20), (30, 31)]
-
-
-def test_the_first_interrupt_is_noted_and_the_second_acts():
-    with tools.Interrupts() as interrupts:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.name == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)

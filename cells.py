@@ -59,8 +59,9 @@ class RSSMCell(tf.keras.layers.Layer):
 
     def context_input(self, context, first=0):
         """The part of Dense([z, c]) that sees columns first, first + 1, ... of c: [..., E]."""
-        start = self.stoch_size + first
-        rows = self.prior_input.kernel[start:start + context.shape[-1]]
+        size = context.shape[-1]
+        rest = self.prior_input.kernel.shape[0] - self.stoch_size - first - size
+        _, rows, _ = tf.split(self.prior_input.kernel, [self.stoch_size + first, size, rest])
         return self._product(context, rows)
 
     def observe(self, state, context_input, embedding, noise, keep):
@@ -75,10 +76,10 @@ class RSSMCell(tf.keras.layers.Layer):
 
         Returns: a Level.
         """
-        kernel = self.posterior_input.kernel
-        embedding_input = self._product(embedding, kernel[self.deter_size:]) + self.posterior_input.bias
+        of_deter, of_embedding = _rows(self.posterior_input, self.deter_size)
+        embedding_input = self._product(embedding, of_embedding) + self.posterior_input.bias
         *states, posterior = self._rollout(
-            state, context_input, embedding_input, noise, keep, kernel[:self.deter_size],
+            state, context_input, embedding_input, noise, keep, of_deter,
             self.posterior_mean, self.posterior_stddev, self.posterior_hidden)
         return Level(*states, self.prior(states[1]), posterior)
 
@@ -100,7 +101,7 @@ class RSSMCell(tf.keras.layers.Layer):
     def _rollout(self, state, context_input, head_input, noise, keep, head, mean, stddev, hidden=None):
         kernels = [head, *_both_heads(mean, stddev), *([hidden.kernel, hidden.bias] if hidden else [])]
         weights = recurrence.Weights(*map(tf.convert_to_tensor, [
-            self.prior_input.kernel[:self.stoch_size], self.gru.kernel, self.gru.recurrent_kernel,
+            _rows(self.prior_input, self.stoch_size)[0], self.gru.kernel, self.gru.recurrent_kernel,
             self.gru.bias, *kernels]))
         stoch, deter, *gaussian = recurrence.rollout(
             state, context_input + self.prior_input.bias, head_input,
@@ -109,8 +110,12 @@ class RSSMCell(tf.keras.layers.Layer):
         return stoch, deter, Gaussian(*gaussian)
 
     def _product(self, inputs, kernel):
-        product = tf.matmul(tf.cast(inputs, self.compute_dtype), tf.cast(kernel, self.compute_dtype))
-        return tf.cast(product, tf.float32)
+        return recurrence.product(inputs, kernel, self.compute_dtype)
+
+
+def _rows(layer, first):
+    """The first rows of a dense layer's kernel, and the others. (A slice's gradient is slower.)"""
+    return tf.split(layer.kernel, [first, layer.kernel.shape[0] - first])
 
 
 def _both_heads(mean, stddev):

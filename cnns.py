@@ -27,11 +27,9 @@ class Encoder(tf.keras.layers.Layer):
         self.embed_size = 32 * filters  # of the last convolution: 2 x 2 x 8 filters
         self.convs = []
         for i in range(4):
-            conv = tf.keras.layers.Conv2D(
-                filters * 2**i, 4, strides=2, name=f"conv_{i}", dtype=self.dtype_policy,
-                activation=lambda x: tf.nn.leaky_relu(x, 0.2))
-            conv.build((None, None, None, channels if i == 0 else filters * 2 ** (i - 1)))
-            self.convs.append(conv)
+            layer = tf.keras.layers.Conv2D(filters * 2**i, 4, strides=2, name=f"conv_{i}")
+            layer.build((None, None, None, channels if i == 0 else filters * 2 ** (i - 1)))
+            self.convs.append(layer)
         self.denses = []  # of each level above the bottom
         for level in range(1, len(self.strides)):
             stack, size = [], self.embed_size
@@ -69,12 +67,12 @@ class Encoder(tf.keras.layers.Layer):
 
     def _convolve(self, frames):
         """[N, 64, 64, C] to [N, 2, 2, 8 f]."""
-        for conv in self.convs[:-1]:
-            frames = conv(frames)  # 64 -> 31 -> 14 -> 6
-        last = self.convs[-1]
-        frames = conv_by_blocks(tf.cast(frames, self.compute_dtype),
-                                *(tf.cast(x, self.compute_dtype) for x in (last.kernel, last.bias)))
-        return tf.nn.leaky_relu(frames, 0.2)
+        frames = tf.cast(frames, self.compute_dtype)
+        for i, layer in enumerate(self.convs):
+            # 64 -> 31 -> 14 -> 6 -> 2
+            weights = (tf.cast(x, frames.dtype) for x in (layer.kernel, layer.bias))
+            frames = tf.nn.leaky_relu((conv if i < 3 else conv_by_blocks)(frames, *weights), 0.2)
+        return frames
 
 
 def sum_windows(x, size):
@@ -97,10 +95,9 @@ class Decoder(tf.keras.layers.Layer):
         size = 32 * filters
         for i, (units, kernel) in enumerate(
                 [(4 * filters, 5), (2 * filters, 5), (filters, 6), (channels, 6)]):
-            conv = tf.keras.layers.Conv2DTranspose(
-                units, kernel, strides=2, name=f"conv_{i}", dtype=self.dtype_policy)
-            conv.build((None, None, None, size))
-            self.convs.append(conv)
+            layer = tf.keras.layers.Conv2DTranspose(units, kernel, strides=2, name=f"conv_{i}")
+            layer.build((None, None, None, size))
+            self.convs.append(layer)
             size = units
         name_layers(self, self.convs)
         self.built = True
@@ -114,9 +111,9 @@ class Decoder(tf.keras.layers.Layer):
     def _decode(self, states):
         """[N, Z + H] to [N, 64, 64, C]."""
         hidden = self.dense(states)[:, None, None]
-        for i, conv in enumerate(self.convs):
+        for i, layer in enumerate(self.convs):
             # 1 -> 5 -> 13 -> 30 -> 64
-            weights = (tf.cast(x, hidden.dtype) for x in (conv.kernel, conv.bias))
+            weights = (tf.cast(x, hidden.dtype) for x in (layer.kernel, layer.bias))
             hidden = conv_transpose(hidden, *weights)
             hidden = tf.nn.leaky_relu(hidden, 0.2) if i < 3 else tf.tanh(hidden)
         return tf.cast(hidden, tf.float32)
@@ -130,6 +127,35 @@ def recomputed(function, x):
 
 # The layers in the forms that measured best, each the same function of the same weights. On a CPU,
 # a gradient in TensorFlow's own form can cost ten times the product it comes from.
+
+
+@tf.custom_gradient
+def conv(x, kernel, bias):
+    """A convolution, stride 2, no padding: [N, H, W, C] by [k, k, C, F] to [N, H', W', F]."""
+    def gradient(dy):
+        d_x = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1, 2, 2, 1],
+            padding="VALID")
+        return d_x, _filter_gradient(x, kernel, dy), _bias_gradient(dy)
+
+    return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias), gradient
+
+
+def _filter_gradient(x, kernel, dy):
+    """The gradient of a convolution's kernel, stride 2, no padding."""
+    dtype = x.dtype
+    if dtype == tf.bfloat16 and not tf.config.list_physical_devices("GPU"):
+        x, dy = (tf.cast(a, tf.float32) for a in (x, dy))  # up to twice as fast on a CPU
+    return tf.cast(tf.raw_ops.Conv2DBackpropFilter(
+        input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, 2, 2, 1], padding="VALID"),
+        dtype)
+
+
+def _bias_gradient(dy):
+    if dy.shape[3] > 4:
+        return tf.raw_ops.BiasAddGrad(out_backprop=dy)
+    # With few channels: over an image's pixels first, ten times faster than over all at once.
+    return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, dy.shape[3]]), 0), 0)
 
 
 @tf.custom_gradient
@@ -206,15 +232,12 @@ def conv_transpose(x, kernel, bias):
         y = tf.nn.depth_to_space(tf.nn.bias_add(y, tf.tile(bias, [4])), 2)
 
     def gradient(dy):
-        # Over an image's pixels first: with few channels, ten times faster than over all at once.
-        d_bias = tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, filters]), 0), 0)
+        d_bias = _bias_gradient(dy)
         if x.shape[1] == x.shape[2] == 1:
             d_rows = tf.reshape(dy, [-1, size * size * filters])
             d_kernel = tf.matmul(d_rows, rows, transpose_a=True)
             return (tf.reshape(tf.matmul(d_rows, product_kernel), tf.shape(x)),
                     tf.reshape(d_kernel, kernel.shape), d_bias)
-        d_kernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=dy, filter_sizes=kernel.shape, out_backprop=x, strides=[1, 2, 2, 1], padding="VALID")
-        return tf.nn.conv2d(dy, kernel, 2, "VALID"), d_kernel, d_bias
+        return tf.nn.conv2d(dy, kernel, 2, "VALID"), _filter_gradient(dy, kernel, x), d_bias
 
     return y, gradient

@@ -61,7 +61,10 @@ def rollout(state, context_input, head_input, noise, keep, weights, min_stddev, 
 def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev, dtype):
     """The loop over time-major inputs [N, B, ...]. Returns z, h and the Gaussians' [mean, raw]."""
     ticks = noise.shape[0]
-    product = _products(dtype)
+
+    def times(a, b):
+        return tf.cast(tf.matmul(tf.cast(a, dtype), b), tf.float32)
+
     stoch_kernel, gru_kernel, gaussian_kernel = (
         tf.cast(x, dtype) for x in (w.stoch, w.kernel, w.gaussian))
     hidden = None if w.hidden is None else tf.cast(w.hidden, dtype)
@@ -70,20 +73,20 @@ def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev
     embed = w.head.shape[1]
 
     def tick(t, z, h, recurrent, *arrays):
-        x = tf.nn.relu(product(z * keep[t], stoch_kernel) + context_input[t])
-        update, _, _, new = _gates(product(x, gru_kernel) + w.bias[0], recurrent)
+        x = tf.nn.relu(times(z * keep[t], stoch_kernel) + context_input[t])
+        update, _, _, new = _gates(times(x, gru_kernel) + w.bias[0], recurrent)
         h = update * h + (1 - update) * new
-        head, recurrent = tf.split(product(h, deter_kernel), [embed, recurrent.shape[1]], axis=-1)
+        head, recurrent = tf.split(times(h, deter_kernel), [embed, recurrent.shape[1]], axis=-1)
         y = tf.nn.relu(head + head_input[t])
         if hidden is not None:
-            y = tf.nn.relu(product(y, hidden) + w.hidden_bias)
-        gaussian = product(y, gaussian_kernel) + w.gaussian_bias
+            y = tf.nn.relu(times(y, hidden) + w.hidden_bias)
+        gaussian = times(y, gaussian_kernel) + w.gaussian_bias
         mean, raw = tf.split(gaussian, 2, axis=-1)
         z = mean + (tf.nn.softplus(raw) + min_stddev) * noise[t]
         return t + 1, z, h, recurrent + w.bias[1], *(
             array.write(t, x) for array, x in zip(arrays, (z, h, gaussian), strict=True))
 
-    recurrent = product(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
+    recurrent = times(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
     arrays = [tf.TensorArray(tf.float32, ticks) for _ in range(3)]
     *_, z, h, gaussian = tf.while_loop(
         lambda t, *_: t < ticks, tick, (0, stoch, deter, recurrent, *arrays), maximum_iterations=ticks)
@@ -94,16 +97,17 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
               dz, dh, dgaussian, dtype):
     """The gradients of run's arguments from those of its results, [N, B, ...] each."""
     ticks = noise.shape[0]
-    product = _products(dtype)
+    def times(a, b):
+        return product(a, b, dtype)
 
     # All that the states determine, for all ticks at once.
     z_before = tf.concat([stoch[None], z[:-1]], 0) * keep
     h_before = tf.concat([deter[None], h[:-1]], 0)
-    x = tf.nn.relu(product(z_before, w.stoch) + context_input)
+    x = tf.nn.relu(times(z_before, w.stoch) + context_input)
     update, reset, past_new, new = _gates(
-        product(x, w.kernel) + w.bias[0], product(h_before, w.recurrent) + w.bias[1])
-    y = tf.nn.relu(product(h, w.head) + head_input)
-    y_last = y if w.hidden is None else tf.nn.relu(product(y, w.hidden) + w.hidden_bias)
+        times(x, w.kernel) + w.bias[0], times(h_before, w.recurrent) + w.bias[1])
+    y = tf.nn.relu(times(h, w.head) + head_input)
+    y_last = y if w.hidden is None else tf.nn.relu(times(y, w.hidden) + w.hidden_bias)
     by_raw = tf.sigmoid(tf.split(gaussian, 2, axis=-1)[1]) * noise  # of z_t
     by_update = (h_before - new) * update * (1 - update)  # of h_t, each
     by_new = (1 - update) * (1 - new**2)
@@ -118,15 +122,15 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
     def tick(t, z_later, h_later, recurrent_later, *arrays):
         d_z = dz[t] + z_later
         d_gaussian = dgaussian[t] + tf.concat([d_z, d_z * by_raw[t]], -1)
-        d_last = product(d_gaussian, gaussian_kernel) * open_last[t]
-        d_y = d_last if hidden is None else product(d_last, hidden) * open_y[t]
-        d_h = dh[t] + h_later + product(tf.concat([d_y, recurrent_later], -1), deter_kernel)
+        d_last = times(d_gaussian, gaussian_kernel) * open_last[t]
+        d_y = d_last if hidden is None else times(d_last, hidden) * open_y[t]
+        d_h = dh[t] + h_later + times(tf.concat([d_y, recurrent_later], -1), deter_kernel)
         d_update, d_new = d_h * by_update[t], d_h * by_new[t]
         d_reset = d_new * by_reset[t]
         d_input = tf.concat([d_update, d_reset, d_new], -1)
         d_recurrent = tf.concat([d_update, d_reset, d_new * reset[t]], -1)
-        d_x = product(d_input, gru_kernel) * open_x[t]
-        d_z = product(d_x, stoch_kernel) * keep[t]
+        d_x = times(d_input, gru_kernel) * open_x[t]
+        d_z = times(d_x, stoch_kernel) * keep[t]
         found = (d_gaussian, d_last, d_y, d_input, d_recurrent, d_x)
         return t - 1, d_z, d_h * update[t], d_recurrent, *(
             array.write(t, a) for array, a in zip(arrays, found, strict=True))
@@ -138,11 +142,11 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
         (ticks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros, *arrays),
         maximum_iterations=ticks)
     d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = (array.stack() for array in arrays)
-    d_deter += product(recurrent_later, tf.transpose(w.recurrent))
+    d_deter += times(recurrent_later, tf.transpose(w.recurrent))
 
     def of_kernel(inputs, d_outputs):
         inputs, d_outputs = (tf.reshape(a, [-1, a.shape[-1]]) for a in (inputs, d_outputs))
-        return product(tf.transpose(inputs), d_outputs)
+        return times(tf.transpose(inputs), d_outputs)
 
     def of_bias(d_outputs):
         return tf.reduce_sum(d_outputs, [0, 1])
@@ -165,9 +169,11 @@ def _gates(inputs, recurrent):
     return tf.sigmoid(update + past_update), reset, past_new, tf.tanh(new + reset * past_new)
 
 
-def _products(dtype):
-    """A matrix product of operands of a dtype: what is summed and kept over time is float32."""
-    return lambda a, b: tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype)), tf.float32)
+def product(a, b, dtype):
+    """The matrix product [..., D] x [D, E] of operands of a dtype; the result is float32."""
+    rows = tf.reshape(tf.cast(a, dtype), [-1, a.shape[-1]])
+    result = tf.cast(tf.matmul(rows, tf.cast(b, dtype)), tf.float32)
+    return tf.reshape(result, tf.concat([tf.shape(a)[:-1], b.shape[1:]], 0))
 
 
 def _swap(x):

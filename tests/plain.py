@@ -70,7 +70,7 @@ class PlainCWVAE(CWVAE):
         batch, frames = video.shape[:2]
         hidden = tf.reshape(video, [-1, *video.shape[2:]])
         for conv in self.encoder.convs:
-            hidden = conv(hidden)
+            hidden = tf.nn.leaky_relu(conv(hidden), 0.2)
         hidden = tf.reshape(hidden, [batch, frames, -1])
         embeddings = [hidden]
         for stride, stack in zip(self.encoder.strides[1:], self.encoder.denses, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnns import Decoder, Encoder, conv_by_blocks, conv_transpose, sum_windows
+from cnns import Decoder, Encoder, conv, conv_by_blocks, conv_transpose, sum_windows
 
 
 def random(*shape):
@@ -36,9 +36,10 @@ def test_conv_transpose_equals_tensorflows(size, kernel, filters, channels, extr
 
 
 @pytest.mark.parametrize("height, width, channels, filters", [(6, 6, 3, 2), (4, 10, 1, 5)])
-def test_conv_by_blocks_equals_tensorflows(height, width, channels, filters):
+@pytest.mark.parametrize("ours", [conv, conv_by_blocks])
+def test_convolutions_equal_tensorflows(ours, height, width, channels, filters):
     assert_same_function(
-        conv_by_blocks, lambda x, k, b: tf.nn.conv2d(x, k, 2, "VALID") + b,
+        ours, lambda x, k, b: tf.nn.conv2d(x, k, 2, "VALID") + b,
         [random(2, height, width, channels), random(4, 4, channels, filters), random(filters)])
 
 
@@ -48,8 +49,8 @@ def test_the_decoder_equals_its_keras_layers():
         variable.assign(random(*variable.shape) / 4)
     states = random(2, 3, 6)
     hidden = decoder.dense(tf.reshape(states, [6, 6]))[:, None, None]
-    for conv in decoder.convs[:-1]:
-        hidden = tf.nn.leaky_relu(conv(hidden), 0.2)
+    for layer in decoder.convs[:-1]:
+        hidden = tf.nn.leaky_relu(layer(hidden), 0.2)
     expected = tf.reshape(tf.tanh(decoder.convs[-1](hidden)), [2, 3, 64, 64, 3])
     np.testing.assert_allclose(decoder(states), expected, rtol=1e-4, atol=1e-5)
 

@@ -37,12 +37,12 @@ def directory_atomically(path):
 
 
 def claim_run_dir(config):
-    """Makes the run directory and writes its config.yml; one that exists must hold the same model.
+    """Makes the run directory and writes its config.yml; checkpoints in it must be of the same model.
 
     Raises UserError where it cannot be written, or a key that changes the model differs.
     """
     path = os.path.join(config.run_dir, "config.yml")
-    if os.path.exists(path):
+    if os.path.exists(path) and os.path.isdir(os.path.join(config.run_dir, "model")):
         old = load_config(path)
         for field in dataclasses.fields(Config):
             before, now = getattr(old, field.name), getattr(config, field.name)

@@ -32,11 +32,11 @@ def main():
     strategy = distribution.choose_strategy()
     share = distribution.Share(strategy, config.batch_size)
     say = print if share.is_chief else lambda *_: None
+    clips = data_loader.Clips(config, share.worker, share.num_workers)
+    validation_data = data_loader.Sequences(config, config.eval_seq_len)
     if share.is_chief:
         runs.claim_run_dir(config)
     say(f"Run directory: {config.run_dir}")
-    clips = data_loader.Clips(config, share.worker, share.num_workers)
-    validation_data = data_loader.Sequences(config, config.eval_seq_len)
     total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
 
     tf.keras.utils.set_random_seed(config.seed)

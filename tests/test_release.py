@@ -1,14 +1,19 @@
 """Runs of the original release, written here as its format is known: config, checkpoint, step."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from conftest import finish, script
 from test_cwvae import build, tiny, video
 
 import release
+import runs
+import tools
+from cwvae import CWVAE
 from tools import Config
 
 # The layers of a cell that count as dense, in order of creation.
@@ -232,3 +237,27 @@ def test_the_config_of_the_release_is_kept(tmp_path):
     config.write_text("ours")
     release.keep_config(str(tmp_path))
     assert copy.read_text() == "theirs"
+
+
+def test_scripts_take_a_release_as_one_of_our_runs(run_dir, workplace, tmp_path):
+    config = tools.load_config(run_dir / "config.yml")
+    model = CWVAE(config)
+    runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
+    theirs = tmp_path / "theirs"
+    write(theirs / "model" / "model.ckpt", scoped(weights_of(model)))
+    values = dataclasses.asdict(config)
+    values |= {"datadir": values.pop("data_root"), "logdir": "/gone", "model_dir_prefix": None}
+    del values["log_root"], values["remat"], values["init_from"]
+    (theirs / "config.yml").write_text(yaml.safe_dump(values))
+
+    flags = ["--num-examples", 2, "--seq-len", 8, "--no-save-grid"]
+    for model_dir, out in [(run_dir, "a"), (theirs, "b")]:
+        finish(script("eval.py", "--model-dir", model_dir, *flags, "--out", tmp_path / out))
+    ours, others = (np.load(tmp_path / out / "metrics.npz") for out in "ab")
+    np.testing.assert_array_equal(ours["psnr"], others["psnr"])
+
+    output = finish(script(
+        "train.py", "--config", theirs / "config.yml", "--init-from", theirs, "--log-root",
+        tmp_path / "logs", "--max-steps", STEP + 2))
+    assert f"from step {STEP} to {STEP + 2}" in output
+    assert (theirs / "model" / "model.ckpt.index").exists()

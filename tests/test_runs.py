@@ -28,10 +28,18 @@ def test_a_run_directory_keeps_its_model(tmp_path):
     runs.claim_run_dir(config.replace(save_gifs=False))  # changes the run only
     path = pathlib.Path(config.run_dir) / "config.yml"
     assert yaml.safe_load(path.read_text())["save_gifs"] is False
+    os.makedirs(os.path.join(config.run_dir, "model"))
     with path.open("a") as file:
         file.write("cell_embed_size: 7\n")
     with pytest.raises(UserError, match="cell_embed_size: 7, not 200"):
         runs.claim_run_dir(config)
+
+
+def test_a_run_directory_without_checkpoints_takes_another_model(tmp_path):
+    config = Config(dataset="mmnist", log_root=str(tmp_path))
+    runs.claim_run_dir(config.replace(channels=3))  # by mistake: the first step never came
+    runs.claim_run_dir(config)
+    assert yaml.safe_load((pathlib.Path(config.run_dir) / "config.yml").read_text())["channels"] == 1
 
 
 def test_a_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):

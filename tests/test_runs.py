@@ -53,7 +53,15 @@ def test_a_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):
     assert [(line["step"], line["total_loss"]) for line in lines] == [(10, 10), (20, 20), (30, 31)]
 
 
-def test_the_first_interrupt_is_noted_and_the_second_acts():
+@pytest.fixture
+def interruptible():
+    """As in a terminal: what runs in the background is born deaf to Ctrl-C."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def test_the_first_interrupt_is_noted_and_the_second_acts(interruptible):
     with runs.Interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.name == "SIGINT"

@@ -144,8 +144,8 @@ def conv(x, kernel, bias):
 def _filter_gradient(x, kernel, dy):
     """The gradient of a convolution's kernel, stride 2, no padding."""
     dtype = x.dtype
-    if dtype == tf.bfloat16 and not tf.config.list_physical_devices("GPU"):
-        x, dy = (tf.cast(a, tf.float32) for a in (x, dy))  # up to twice as fast on a CPU
+    if dtype == tf.bfloat16 and kernel.shape[0] < 6 and not tf.config.list_physical_devices("GPU"):
+        x, dy = (tf.cast(a, tf.float32) for a in (x, dy))  # on a CPU, these are faster in float32
     return tf.cast(tf.raw_ops.Conv2DBackpropFilter(
         input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, 2, 2, 1], padding="VALID"),
         dtype)

@@ -5,6 +5,7 @@ Saxena, Ba, Hafner: Clockwork Variational Autoencoders. NeurIPS 2021, arXiv 2102
 
 import collections
 import functools
+import math
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -145,7 +146,10 @@ class CWVAE(tf.keras.Model):
             kl_posterior.append(_nats(posterior.kl_divergence(_stopped(prior))))
             entropy_prior.append(_nats(prior.entropy()))
             entropy_posterior.append(_nats(posterior.entropy()))
-        nll = _nats(-tfd.Normal(decoded, self.config.dec_stddev).log_prob(video))
+        # The log-density of Normal(decoded, dec_stddev), whose constant is taken out of the sum.
+        squares = tf.math.squared_difference(decoded, video) / (2 * self.config.dec_stddev**2)
+        constant = math.log(self.config.dec_stddev * math.sqrt(2 * math.pi))
+        nll = _nats(squares) + constant * math.prod(video.shape[1:]) / _replicas()[0]
         return (
             Terms(nll, kl, kl_prior, kl_posterior, entropy_prior, entropy_posterior),
             [last_state(level) for level in levels])

@@ -89,7 +89,7 @@ def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev
     recurrent = times(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
     arrays = [tf.TensorArray(tf.float32, ticks) for _ in range(3)]
     *_, z, h, gaussian = tf.while_loop(
-        lambda t, *_: t < ticks, tick, (0, stoch, deter, recurrent, *arrays), maximum_iterations=ticks)
+        lambda t, *_: t < ticks, tick, (0, stoch, deter, recurrent, *arrays))
     return z.stack(), h.stack(), gaussian.stack()
 
 
@@ -139,8 +139,7 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
     zeros = tf.zeros_like(tf.concat([deter] * 3, -1))
     _, d_stoch, d_deter, recurrent_later, *arrays = tf.while_loop(
         lambda t, *_: t >= 0, tick,
-        (ticks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros, *arrays),
-        maximum_iterations=ticks)
+        (ticks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros, *arrays))
     d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = (array.stack() for array in arrays)
     d_deter += times(recurrent_later, tf.transpose(w.recurrent))
 

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 
 from cells import RSSMCell, State
 from cnns import Decoder, Encoder, name_layers
+from tools import check_use_obs
 
 tfd = tfp.distributions
 
@@ -183,10 +184,7 @@ class CWVAE(tf.keras.Model):
 
     def observed(self, use_obs=None):
         """Per level, whether it observes: by the config, or by another value of its use_obs."""
-        use_obs = self.config.use_obs if use_obs is None else use_obs
-        if isinstance(use_obs, bool):
-            return (use_obs,) * len(self.cells)
-        return tuple(letter == "T" for letter in use_obs)
+        return check_use_obs(self.config.use_obs if use_obs is None else use_obs, len(self.cells))
 
     @property
     def couples_videos(self):

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+SLOPE = 0.2  # of every leaky ReLU
 REMAT_FRAMES = 500  # that are computed again at once
 
 
@@ -67,11 +68,11 @@ class Encoder(tf.keras.layers.Layer):
 
     def _convolve(self, frames):
         """[N, 64, 64, C] to [N, 2, 2, 8 f]."""
-        frames = tf.cast(frames, self.compute_dtype)
+        # 64 -> 31 -> 14 -> 6 -> 2, where the second layer sees 30 of the 31: from 62 pixels.
+        frames = tf.cast(frames[:, :62, :62], self.compute_dtype)
         for i, layer in enumerate(self.convs):
-            # 64 -> 31 -> 14 -> 6 -> 2
             weights = (tf.cast(x, frames.dtype) for x in (layer.kernel, layer.bias))
-            frames = tf.nn.leaky_relu((conv if i < 3 else conv_by_blocks)(frames, *weights), 0.2)
+            frames = (conv if i < 3 else conv_by_blocks)(frames, *weights)
         return frames
 
 
@@ -110,13 +111,14 @@ class Decoder(tf.keras.layers.Layer):
 
     def _decode(self, states):
         """[N, Z + H] to [N, 64, 64, C]."""
-        hidden = self.dense(states)[:, None, None]
-        for i, layer in enumerate(self.convs):
-            # 1 -> 5 -> 13 -> 30 -> 64
-            weights = (tf.cast(x, hidden.dtype) for x in (layer.kernel, layer.bias))
-            hidden = conv_transpose(hidden, *weights)
-            hidden = tf.nn.leaky_relu(hidden, 0.2) if i < 3 else tf.tanh(hidden)
-        return tf.cast(hidden, tf.float32)
+        dense, first, second, third, last = (
+            [tf.cast(x, self.compute_dtype) for x in (layer.kernel, layer.bias)]
+            for layer in (self.dense, *self.convs))
+        # 1 -> 5 -> 13 -> 30 -> 64
+        hidden = dense_conv_transpose(tf.cast(states, self.compute_dtype), *dense, *first)
+        hidden = conv_transpose(_leaky_relu(hidden), *second)
+        frames = tf.tanh(two_conv_transposes(hidden, *third, *last))
+        return tf.cast(frames, tf.float32)
 
 
 def recomputed(function, x):
@@ -125,67 +127,55 @@ def recomputed(function, x):
     return tf.concat([function(x[i:i + REMAT_FRAMES]) for i in range(0, x.shape[0], REMAT_FRAMES)], 0)
 
 
-# The layers in the forms that measured best, each the same function of the same weights. On a CPU,
-# a gradient in TensorFlow's own form can cost ten times the product it comes from.
+# The layers in the forms that measured best, each the same function of the same weights. The leaky ReLU
+# after a convolution is part of it: its gradient needs but the sign of its result, so its argument is
+# not kept. On a CPU, a gradient in TensorFlow's own form can cost ten times the product it comes from.
 
 
 @tf.custom_gradient
 def conv(x, kernel, bias):
-    """A convolution, stride 2, no padding: [N, H, W, C] by [k, k, C, F] to [N, H', W', F]."""
+    """A convolution, stride 2, no padding, and a leaky ReLU.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, C, F].
+      bias: [F].
+
+    Returns: [N, (H - k) // 2 + 1, (W - k) // 2 + 1, F].
+    """
+    y = _leaky_relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias))
+
     def gradient(dy):
+        dy = _leaky_relu_gradient(dy, y)
         d_x = tf.raw_ops.Conv2DBackpropInput(
             input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1, 2, 2, 1],
             padding="VALID")
         return d_x, _filter_gradient(x, kernel, dy), _bias_gradient(dy)
 
-    return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias), gradient
-
-
-def _filter_gradient(x, kernel, dy):
-    """The gradient of a convolution's kernel, stride 2, no padding."""
-    dtype = x.dtype
-    if dtype == tf.bfloat16 and kernel.shape[0] < 6 and not tf.config.list_physical_devices("GPU"):
-        x, dy = (tf.cast(a, tf.float32) for a in (x, dy))  # on a CPU, these are faster in float32
-    return tf.cast(tf.raw_ops.Conv2DBackpropFilter(
-        input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, 2, 2, 1], padding="VALID"),
-        dtype)
-
-
-def _bias_gradient(dy):
-    if dy.shape[3] > 4:
-        return tf.raw_ops.BiasAddGrad(out_backprop=dy)
-    # With few channels: over an image's pixels first, ten times faster than over all at once.
-    return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, dy.shape[3]]), 0), 0)
+    return y, gradient
 
 
 @tf.custom_gradient
 def conv_by_blocks(x, kernel, bias):
-    """A convolution, kernel 4, stride 2, no padding, as one matrix product on blocks of 2 x 2 pixels.
+    """As conv, with a kernel of size 4, as one matrix product on blocks of 2 x 2 pixels.
 
-    Faster than TensorFlow's where the image is small and the channels are many.
-
-    Args:
-      x: [N, H, W, C]; H and W are even.
-      kernel: [4, 4, C, F].
-      bias: [F].
-
-    Returns: [N, H / 2 - 1, W / 2 - 1, F].
+    Faster than TensorFlow's where the image is small and the channels are many. H and W are even.
     """
     channels, filters = kernel.shape[2:]
     height, width = (n // 2 - 1 for n in x.shape[1:3])
     corners = [(i, j) for i in range(2) for j in range(2)]
-    blocks = tf.nn.space_to_depth(x, 2)
-    windows = tf.concat([blocks[:, i:i + height, j:j + width] for i, j in corners], -1)
-    windows = tf.reshape(windows, [-1, 16 * channels])
 
     def swap(kernel):  # [block row, row, block column, column, ...], and back
         return tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, filters]), [0, 2, 1, 3, 4, 5])
 
+    blocks = tf.nn.space_to_depth(x, 2)
+    windows = tf.concat([blocks[:, i:i + height, j:j + width] for i, j in corners], -1)
+    windows = tf.reshape(windows, [-1, 16 * channels])
     product_kernel = tf.reshape(swap(kernel), [16 * channels, filters])
-    y = tf.reshape(tf.matmul(windows, product_kernel) + bias, [-1, height, width, filters])
+    y = _leaky_relu(tf.nn.bias_add(tf.matmul(windows, product_kernel), bias))
 
     def gradient(dy):
-        dy = tf.reshape(dy, [-1, filters])
+        dy = _leaky_relu_gradient(tf.reshape(dy, [-1, filters]), y)
         d_windows = tf.reshape(
             tf.matmul(dy, product_kernel, transpose_b=True), [-1, height, width, 4, 4 * channels])
         d_blocks = tf.add_n([
@@ -194,15 +184,39 @@ def conv_by_blocks(x, kernel, bias):
         d_kernel = tf.reshape(swap(tf.matmul(windows, dy, transpose_a=True)), kernel.shape)
         return tf.nn.depth_to_space(d_blocks, 2), d_kernel, tf.reduce_sum(dy, 0)
 
-    return y, gradient
+    return tf.reshape(y, [-1, height, width, filters]), gradient
+
+
+def dense_conv_transpose(x, dense_kernel, dense_bias, kernel, bias):
+    """A dense layer, then a transposed convolution of the one pixel that it gives.
+
+    Both are linear: one matrix product by the product of their kernels, where that is less work.
+
+    Args:
+      x: [N, S].
+      dense_kernel, dense_bias: [S, D] and [D].
+      kernel: [k, k, F, D], the layout of Conv2DTranspose.
+      bias: [F].
+
+    Returns: [N, k, k, F].
+    """
+    size, _, filters, channels = kernel.shape
+    kernel = tf.reshape(kernel, [-1, channels])
+    bias = tf.tile(bias, [size**2])
+    rows, inputs, outputs = x.shape[0] or 0, x.shape[1], kernel.shape[0]
+    at_once = inputs * channels * outputs + rows * inputs * outputs
+    one_by_one = rows * inputs * channels + rows * channels * outputs
+    if at_once < one_by_one:
+        bias += tf.linalg.matvec(kernel, dense_bias)
+        y = tf.matmul(x, tf.matmul(dense_kernel, kernel, transpose_b=True))
+    else:
+        y = tf.matmul(tf.nn.bias_add(tf.matmul(x, dense_kernel), dense_bias), kernel, transpose_b=True)
+    return tf.reshape(tf.nn.bias_add(y, bias), [-1, size, size, filters])
 
 
 @tf.custom_gradient
 def conv_transpose(x, kernel, bias):
-    """A transposed convolution, stride 2, no padding.
-
-    On one pixel it is a matrix product. With an even kernel it runs as a convolution to four times
-    the channels, one for each pixel of a 2 x 2 block of the result; backward, it is a convolution.
+    """A transposed convolution, stride 2, no padding, and a leaky ReLU.
 
     Args:
       x: [N, H, W, C].
@@ -211,33 +225,80 @@ def conv_transpose(x, kernel, bias):
 
     Returns: [N, 2 (H - 1) + k, 2 (W - 1) + k, F].
     """
-    size, _, filters, channels = kernel.shape
-    if x.shape[1] == x.shape[2] == 1:
-        rows = tf.reshape(x, [-1, channels])
-        product_kernel = tf.reshape(kernel, [-1, channels])
-        y = tf.matmul(rows, product_kernel, transpose_b=True)
-        y = tf.reshape(y, [-1, size, size, filters]) + bias
-    elif size % 2:
-        height, width = (2 * (n - 1) + size for n in x.shape[1:3])
-        shape = [tf.shape(x)[0], height, width, filters]
-        y = tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID") + bias
-    else:
-        # Row 2 m + p of the result is the sum over j of row m - j of x times row 2 j + p of the kernel.
-        half = size // 2
-        blocks = tf.reshape(kernel, [half, 2, half, 2, filters, channels])[::-1, :, ::-1]
-        blocks = tf.transpose(blocks, [0, 2, 5, 1, 3, 4])
-        blocks = tf.reshape(blocks, [half, half, channels, 4 * filters])
-        border = [half - 1, half - 1]
-        y = tf.nn.conv2d(x, blocks, 1, [[0, 0], border, border, [0, 0]])
-        y = tf.nn.depth_to_space(tf.nn.bias_add(y, tf.tile(bias, [4])), 2)
+    height, width = (2 * (n - 1) + kernel.shape[0] for n in x.shape[1:3])
+    shape = [tf.shape(x)[0], height, width, kernel.shape[2]]
+    y = tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID")
+    y = _leaky_relu(tf.nn.bias_add(y, bias))
+    return y, lambda dy: _transpose_gradient(x, kernel, _leaky_relu_gradient(dy, y))
+
+
+@tf.custom_gradient
+def two_conv_transposes(x, first_kernel, first_bias, last_kernel, last_bias):
+    """Two transposed convolutions, kernel 6, stride 2, no padding; a leaky ReLU between them.
+
+    Forward, both are convolutions to more channels: from pixels to blocks of 2 x 2 pixels, and from
+    these to blocks of 4 x 4. Backward, they are convolutions as they stand.
+
+    Args:
+      x: [N, H, W, C].
+      first_kernel, first_bias: [6, 6, F, C] and [F].
+      last_kernel, last_bias: [6, 6, G, F] and [G].
+
+    Returns: [N, 4 H + 12, 4 W + 12, G].
+    """
+    blocks = _leaky_relu(_conv_transpose_to_blocks(x, 1, first_kernel, first_bias))
+    y = tf.nn.depth_to_space(_conv_transpose_to_blocks(blocks, 2, last_kernel, last_bias), 4)
 
     def gradient(dy):
-        d_bias = _bias_gradient(dy)
-        if x.shape[1] == x.shape[2] == 1:
-            d_rows = tf.reshape(dy, [-1, size * size * filters])
-            d_kernel = tf.matmul(d_rows, rows, transpose_a=True)
-            return (tf.reshape(tf.matmul(d_rows, product_kernel), tf.shape(x)),
-                    tf.reshape(d_kernel, kernel.shape), d_bias)
-        return tf.nn.conv2d(dy, kernel, 2, "VALID"), _filter_gradient(dy, kernel, x), d_bias
+        hidden = tf.nn.depth_to_space(blocks, 2)
+        d_hidden, *last = _transpose_gradient(hidden, last_kernel, dy)
+        d_hidden = _leaky_relu_gradient(d_hidden, hidden)
+        return *_transpose_gradient(x, first_kernel, d_hidden), *last
 
     return y, gradient
+
+
+def _conv_transpose_to_blocks(x, block, kernel, bias):
+    """Both image and result in blocks of pixels: [N, H / b, W / b, b^2 C] to [..., (2 b)^2 F].
+
+    Row a of block I, times row i of the kernel, adds to row 2 a + i of blocks I, I + 1, ...
+    """
+    filters, channels = kernel.shape[2:]
+    moves = [[2 * a, 2 * (block - 1 - a)] for a in range(block)]
+    kernels = tf.stack([tf.stack([
+        tf.pad(kernel, [down, right, [0, 0], [0, 0]]) for right in moves]) for down in moves])
+    size = kernels.shape[2] // (2 * block)
+    kernels = tf.reshape(
+        kernels, [block, block, size, 2 * block, size, 2 * block, filters, channels])
+    kernels = tf.transpose(kernels[:, :, ::-1, :, ::-1], [2, 4, 0, 1, 7, 3, 5, 6])
+    kernels = tf.reshape(kernels, [size, size, block**2 * channels, 4 * block**2 * filters])
+    border = [size - 1, size - 1]
+    y = tf.nn.conv2d(x, kernels, 1, [[0, 0], border, border, [0, 0]])
+    return tf.nn.bias_add(y, tf.tile(bias, [4 * block**2]))
+
+
+def _transpose_gradient(x, kernel, dy):
+    """The gradients of a transposed convolution's image, kernel and bias, stride 2, no padding."""
+    return tf.nn.conv2d(dy, kernel, 2, "VALID"), _filter_gradient(dy, kernel, x), _bias_gradient(dy)
+
+
+def _leaky_relu(x):
+    return tf.nn.leaky_relu(x, SLOPE)
+
+
+def _leaky_relu_gradient(dy, y):
+    """From the gradient by the result y of a leaky ReLU, that by its argument."""
+    return tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=SLOPE)
+
+
+def _filter_gradient(x, kernel, dy):
+    """The gradient of a convolution's kernel, stride 2, no padding."""
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, 2, 2, 1], padding="VALID")
+
+
+def _bias_gradient(dy):
+    if dy.shape[3] > 4:
+        return tf.raw_ops.BiasAddGrad(out_backprop=dy)
+    # With few channels: over an image's pixels first, ten times faster than over all at once.
+    return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, dy.shape[3]]), 0), 0)

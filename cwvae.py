@@ -4,7 +4,6 @@ Saxena, Ba, Hafner: Clockwork Variational Autoencoders. NeurIPS 2021, arXiv 2102
 """
 
 import collections
-import functools
 import math
 
 import tensorflow as tf
@@ -230,11 +229,7 @@ class CWVAE(tf.keras.Model):
         found, terms = _sum_over_replicas((found, terms))
         metrics = self.objective(terms, frames)[1]
         # Keras's optimizers sum over replicas too, what is the same on all of them already.
-        apply = functools.partial(self._clip_and_apply, optimizer, 1 / replicas)
-        if replicas == 1:
-            # On a CPU too: one pass over the parameters for some ten of separate operations.
-            apply = tf.function(apply, jit_compile=True, autograph=False)
-        metrics["grad_norm"] = apply(found)
+        metrics["grad_norm"] = self._clip_and_apply(optimizer, 1 / replicas, found)
         metrics["learning_rate"] = tf.convert_to_tensor(optimizer.learning_rate)
         return metrics
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import metrics
 import tools
-from cwvae import fold_in
+from cwvae import fold_in, to_float
 
 DECODED_AT_ONCE = 1000  # frames: bounds the memory of decoding, whatever the samples and their length
 
@@ -97,13 +97,18 @@ class Predictor:
         return [fold_in([self.seed, 0], first + i) for i in range(size)]
 
     def _decode_and_score(self, states, truth):
-        truth = tf.cast(truth, tf.float32)[:, None] / 255
-        decoded = self.model.decode(states)
-        clipped = tf.clip_by_value(decoded, 0.0, 1.0)
-        return to_uint8(clipped), {
-            "psnr": metrics.psnr(truth, clipped), "ssim": metrics.ssim(truth, clipped),
-            "psnr_unclipped": metrics.psnr(truth, decoded),
-            "ssim_range2": metrics.ssim(truth, decoded, data_range=2.0)}
+        return frames_and_scores(self.model.decode(states), truth)
+
+
+@tf.function(jit_compile=True)
+def frames_and_scores(decoded, truth):
+    """The frames of decoded [B, S, F, 64, 64, C] as uint8, and a dict of their scores, [B, S, F]."""
+    truth = to_float(truth)[:, None]
+    clipped = tf.clip_by_value(decoded, 0.0, 1.0)
+    return to_uint8(clipped), {
+        "psnr": metrics.psnr(truth, clipped), "ssim": metrics.ssim(truth, clipped),
+        "psnr_unclipped": metrics.psnr(truth, decoded),
+        "ssim_range2": metrics.ssim(truth, decoded, data_range=2.0)}
 
 
 def even_batches(total, at_most):

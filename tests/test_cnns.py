@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnns import Decoder, Encoder, conv, conv_by_blocks, conv_transpose, sum_windows
+from cnns import (
+    Decoder,
+    Encoder,
+    conv,
+    conv_by_blocks,
+    conv_transpose,
+    dense_conv_transpose,
+    sum_windows,
+    two_conv_transposes,
+)
 
 
 def random(*shape):
@@ -25,21 +34,48 @@ def assert_same_function(ours, theirs, inputs):
 
 
 @pytest.mark.parametrize("size, kernel, filters, channels", [
-    (1, 5, 3, 4), (5, 5, 3, 4), (13, 6, 2, 3), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2), (2, 4, 3, 1)])
+    (1, 5, 3, 4), (5, 5, 3, 4), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2)])
 @pytest.mark.parametrize("extra", [0, 1])
 def test_conv_transpose_equals_tensorflows(size, kernel, filters, channels, extra):
-    shape = [2, 2 * (size - 1) + kernel, 2 * (size + extra - 1) + kernel, filters]
     assert_same_function(
-        conv_transpose, lambda x, k, b: tf.nn.conv2d_transpose(x, k, shape, 2, "VALID") + b,
+        conv_transpose,
+        lambda x, k, b: tf.nn.leaky_relu(plain_conv_transpose(x, k, b), 0.2),
         [random(2, size, size + extra, channels), random(kernel, kernel, filters, channels),
          random(filters)])
+
+
+@pytest.mark.parametrize("rows", [2, 40])  # two products, and one
+def test_dense_conv_transpose_equals_its_layers(rows):
+    assert_same_function(
+        dense_conv_transpose,
+        lambda x, dense, b1, k, b2: plain_conv_transpose((x @ dense + b1)[:, None, None], k, b2),
+        [random(rows, 3), random(3, 6) / 3, random(6), random(5, 5, 2, 6) / 3, random(2)])
+
+
+@pytest.mark.parametrize("height, width", [(13, 13), (1, 2), (3, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_two_conv_transposes_equal_tensorflows(height, width, channels):
+    def plain(x, k1, b1, k2, b2):
+        return plain_conv_transpose(tf.nn.leaky_relu(plain_conv_transpose(x, k1, b1), 0.2), k2, b2)
+
+    assert_same_function(
+        two_conv_transposes, plain,
+        [random(2, height, width, 4), random(6, 6, 2, 4) / 10, random(2),
+         random(6, 6, channels, 2) / 10, random(channels)])
+
+
+def plain_conv_transpose(x, kernel, bias):
+    size = kernel.shape[0]
+    shape = [x.shape[0], *(2 * (n - 1) + size for n in x.shape[1:3]), kernel.shape[2]]
+    return tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID") + bias
 
 
 @pytest.mark.parametrize("height, width, channels, filters", [(6, 6, 3, 2), (4, 10, 1, 5)])
 @pytest.mark.parametrize("ours", [conv, conv_by_blocks])
 def test_convolutions_equal_tensorflows(ours, height, width, channels, filters):
     assert_same_function(
-        ours, lambda x, k, b: tf.nn.conv2d(x, k, 2, "VALID") + b,
+        ours,
+        lambda x, k, b: tf.nn.leaky_relu(tf.nn.conv2d(x, k, 2, "VALID") + b, 0.2),
         [random(2, height, width, channels), random(4, 4, channels, filters), random(filters)])
 
 

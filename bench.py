@@ -1,6 +1,7 @@
 """Times the parts of training and evaluation: python3 bench.py train --config configs/mmnist.yml
 
     bench.py train   encoder, recurrence, decoder and the whole step, forward and with the gradient
+    bench.py layers  each convolution in the form that is used, beside TensorFlow's own
     bench.py eval    open-loop prediction with 1, 10 and 100 samples, and the metrics
     bench.py data    the input pipeline alone
 
@@ -28,6 +29,14 @@ import tqdm
 
 import metrics
 import tools
+from cnns import (
+    SLOPE,
+    conv,
+    conv_by_blocks,
+    conv_transpose,
+    dense_conv_transpose,
+    two_conv_transposes,
+)
 from cwvae import CWVAE, state_vector, to_float
 from predictor import Predictor
 
@@ -36,6 +45,7 @@ def main():
     parser = tools.Parser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=tools.Parser)
     for name, text in [("train", "the parts of a training step, and the whole"),
+                       ("layers", "the convolutions, one by one, beside TensorFlow's own"),
                        ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
         command = commands.add_parser(name, help=text)
         command.add_argument("--json", metavar="FILE", help="write the results there too")
@@ -46,19 +56,23 @@ def main():
             continue
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
         command.add_argument("--runs", type=int, default=7, help="timed runs of each (default: 7)")
-        command.add_argument("--plain", action="store_true", help="time the plain implementation too")
         command.add_argument("--precision", help="float32 or bfloat16 (default: the config's)")
         command.add_argument("--jit", help="auto, true or false (default: the config's)")
         if name == "eval":
             command.add_argument("--samples", type=int, nargs="+", default=[1, 10, 100], metavar="N",
                                  help="predictions of the video (default: 1 10 100)")
-        if name == "train":
+        if name in ("train", "eval"):
+            command.add_argument("--plain", action="store_true", help="time the plain form too")
+        if name in ("train", "layers"):
             command.add_argument("--batch-size", type=int, help="clips (default: the config's)")
+        if name == "train":
             command.add_argument("--remat", action="store_true", help="as the config's key")
             command.add_argument("--only", choices=["step"], help="time the whole step alone")
             command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
     flags = parser.parse_args()
-    results = {"train": bench_train, "eval": bench_eval, "data": bench_data}[flags.command](flags)
+    benchmarks = {
+        "train": bench_train, "layers": bench_layers, "eval": bench_eval, "data": bench_data}
+    results = benchmarks[flags.command](flags)
     if flags.json:
         with tools.write_atomically(flags.json) as file:
             json.dump({"machine": machine(), "command": sys.argv[1:], **results}, file, indent=1)
@@ -274,6 +288,64 @@ def loops(hlo):
                 operations = [re.search(r" ([a-z][a-z\-]*)\(", body) for body in bodies[found[1]]]
                 yield ticks[1] if ticks else "?", collections.Counter(
                     found[1] for found in operations if found and found[1] not in free)
+
+
+# ---------------------------------------------------------------------------------------- layers
+
+
+def bench_layers(flags):
+    config = configure(flags)
+    frames = config.batch_size * config.seq_len
+    print(f"{frames} frames, {config.precision}. Plain: Keras's layers, of the same weights")
+    seconds, _ = measure(layer_parts(config, CWVAE(config), frames), flags.runs)
+    return {"parts": table(seconds, frames)}
+
+
+def layer_parts(config, model, frames):
+    """Functions of no arguments, by the names of the layers that they run."""
+    def leaky(layer):
+        return lambda x: tf.nn.leaky_relu(layer(x), SLOPE)
+
+    encoder, (first, second, third, last) = model.encoder.convs, model.decoder.convs
+    dense = model.decoder.dense
+    layers = [  # name, shape of a frame's input, layers, the form that is used, the plain one
+        *((f"encoder conv_{i}", [size, size, layer.kernel.shape[2]], [layer],
+           conv if i < 3 else conv_by_blocks, leaky(layer))
+          for i, (size, layer) in enumerate(zip([62, 30, 14, 6], encoder, strict=True))),
+        ("decoder dense, conv_0", [model.state_size], [dense, first], dense_conv_transpose,
+         lambda x: first(dense(x)[:, None, None])),
+        ("decoder conv_1", [5, 5, second.kernel.shape[3]], [second], conv_transpose, leaky(second)),
+        ("decoder conv_2, conv_3", [13, 13, third.kernel.shape[3]], [third, last],
+         two_conv_transposes, lambda x: last(leaky(third)(x)))]
+    parts = {}
+    for name, shape, used, form, plain in layers:
+        x = tf.cast(tf.random.normal([frames, *shape]), model.compute_dtype)
+        weights = [weight for layer in used for weight in (layer.kernel, layer.bias)]
+        # The gradient of the video itself is not wanted.
+        sources = weights if name == "encoder conv_0" else [x, *weights]
+
+        def ours(x, form=form, weights=weights):
+            return form(x, *(tf.cast(weight, x.dtype) for weight in weights))
+
+        for prefix, function in [("", ours), ("plain ", plain)]:
+            forward, both = passes(function, x, sources)
+            parts[f"{prefix}{name}"] = compiled(forward, config)
+            parts[f"{prefix}{name}, gradient"] = compiled(both, config)
+    return parts
+
+
+def passes(function, x, sources):
+    """Functions of no arguments: function(x), and it with the gradients of sources."""
+    def forward():
+        return tf.reduce_sum(tf.cast(function(x), tf.float32))
+
+    def both():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = forward()
+        return [tf.reduce_sum(gradient) for gradient in tape.gradient(y, sources)]
+
+    return forward, both
 
 
 def of_tests(module):

@@ -11,6 +11,9 @@ sys.path.insert(0, str(ROOT))
 
 import quiet  # noqa: E402, F401
 
+# isort: split
+import tools  # noqa: E402
+
 # A run of a few seconds: a very small model, on the smallest of the built-in datasets.
 TINY = dict(
     dataset="moving_digits_demo", levels=2, tmp_abs_factor=2, channels_mult=1 / 32, cell_stoch_size=3,
@@ -64,3 +67,19 @@ def run_dir(workplace):
     assert "Trained for 24 steps" in output
     (found,) = (workplace / "logs" / "moving_digits_demo").iterdir()
     return found
+
+
+@pytest.fixture
+def refusal(monkeypatch, capsys):
+    """A function that runs a script's main in this process: the one line by which it refuses flags."""
+    def run(main, *flags):
+        name = f"{main.__module__}.py"
+        monkeypatch.setattr("sys.argv", [name, *map(str, flags)])
+        with pytest.raises(SystemExit) as stop:
+            tools.run_script(main)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.startswith(f"{name}: error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return run

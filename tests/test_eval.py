@@ -266,7 +266,7 @@ def test_one_sample_one_example_no_grids_other_levels(run_dir, tmp_path, monkeyp
     (["--ablate-levels", "--information"], "not allowed with"),
     (["--information", "--seq-len", "100", "--frame-skips", "4"], "with frame_skip 4; nearest: 75"),
 ])
-def test_bad_flags_are_one_line(flags, says, run_dir, monkeypatch, capsys, tmp_path):
+def test_bad_flags_are_one_line(flags, says, run_dir, refusal, tmp_path):
     config = (run_dir / "config.yml").read_text()
     for name in ("empty", "other", "without"):
         os.makedirs(tmp_path / name)
@@ -275,13 +275,8 @@ def test_bad_flags_are_one_line(flags, says, run_dir, monkeypatch, capsys, tmp_p
     (tmp_path / "without" / "config.yml").write_text(config)
     places = {name: tmp_path / name for name in ("empty", "other", "without")}
     flags = [flag.format(**places) for flag in flags]
-    monkeypatch.setattr(
-        "sys.argv", ["eval.py", "--model-dir", str(run_dir), "--num-examples", "1", *flags])
-    with pytest.raises(SystemExit) as stop:
-        tools.run_script(evaluation.main)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith("eval.py: error: ")
-    assert says in error and error.count("\n") == 1
+    assert says in refusal(
+        evaluation.main, "--model-dir", run_dir, "--num-examples", "1", *flags)
 
 
 def test_flags_change_the_config_of_the_run(run_dir):

@@ -1,0 +1,54 @@
+"""The benchmark: its counts against known ones, and what it writes. Nothing here is timed."""
+
+import json
+
+import pytest
+
+import bench
+import tools
+
+
+def test_operations_of_a_frame():
+    # In multiplications: the encoder, the decoder, a tick of one level's cell.
+    encoder = 31**2 * 16 * 32 + 14**2 * 16 * 32 * 64 + 6**2 * 16 * 64 * 128 + 2**2 * 16 * 128 * 256
+    decoder = (220 * 1024 + 25 * 1024 * 128 + 5**2 * 25 * 128 * 64 + 13**2 * 36 * 64 * 32
+               + 30**2 * 36 * 32)
+    cell = (240 * 200 + 2 * 200 * 600 + 2 * (200 * 200 + 200 * 40) + 1024 * 200 + 200 * 200)
+    config = tools.Config(dataset="moving_digits", levels=1)
+    assert bench.forward_flops(config) == 2 * (encoder + decoder + cell)
+
+
+def test_kernels_of_a_loop_are_counted():
+    hlo = """HloModule m
+%body (p: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %p = (s32[], f32[2]) parameter(0)
+  %x = f32[2] get-tuple-element(%p), index=1
+  %a = f32[2] fusion(%x), kind=kLoop
+  %b = f32[2] dot(%a, %x)
+  %c = f32[2] fusion(%b), kind=kLoop
+  ROOT %t = (s32[], f32[2]) tuple(%x, %c)
+}
+ENTRY %main (q: (s32[], f32[2])) -> (s32[], f32[2]) {
+  ROOT %w = (s32[]) while(%q), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"17"}}
+}
+"""
+    ((ticks, kernels),) = bench.loops(hlo)
+    assert ticks == "17" and kernels == {"fusion": 2, "dot": 1}
+
+
+@pytest.mark.parametrize("command, names", [
+    (["train", "--plain", "--only", "step"], ["step", "plain step"]),
+    (["layers"], [f"{plain}{name}{gradient}" for name in [
+        *(f"encoder conv_{i}" for i in range(4)), "decoder dense, conv_0", "decoder conv_1",
+        "decoder conv_2, conv_3"] for plain in ("", "plain ") for gradient in ("", ", gradient")]),
+])
+def test_it_writes_every_part(command, names, workplace, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", [
+        "bench.py", *command, "--config", str(workplace / "tiny.yml"), "--runs", "2",
+        "--json", str(tmp_path / "out.json")])
+    bench.main()
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [part["name"] for part in results["parts"]] == names
+    for part in results["parts"]:
+        assert len(part["seconds"]) == 2
+        assert ("speedup_over_plain" in part) == (not part["name"].startswith("plain"))

@@ -207,8 +207,9 @@ def dense_conv_transpose(x, dense_kernel, dense_bias, kernel, bias):
     at_once = inputs * channels * outputs + rows * inputs * outputs
     one_by_one = rows * inputs * channels + rows * channels * outputs
     if at_once < one_by_one:
-        bias += tf.linalg.matvec(kernel, dense_bias)
-        y = tf.matmul(x, tf.matmul(dense_kernel, kernel, transpose_b=True))
+        joined = tf.concat([dense_kernel, dense_bias[None]], 0)
+        joined = tf.matmul(joined, kernel, transpose_b=True)
+        y, bias = tf.matmul(x, joined[:-1]), joined[-1] + bias
     else:
         y = tf.matmul(tf.nn.bias_add(tf.matmul(x, dense_kernel), dense_bias), kernel, transpose_b=True)
     return tf.reshape(tf.nn.bias_add(y, bias), [-1, size, size, filters])

@@ -72,7 +72,7 @@ def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev
     deter_kernel = tf.cast(tf.concat([w.head, w.recurrent], 1), dtype)
     embed = w.head.shape[1]
 
-    def tick(t, z, h, recurrent, *arrays):
+    def tick(t, z, h, recurrent, states):
         x = tf.nn.relu(times(z * keep[t], stoch_kernel) + context_input[t])
         update, _, _, new = _gates(times(x, gru_kernel) + w.bias[0], recurrent)
         h = update * h + (1 - update) * new
@@ -83,14 +83,14 @@ def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev
         gaussian = times(y, gaussian_kernel) + w.gaussian_bias
         mean, raw = tf.split(gaussian, 2, axis=-1)
         z = mean + (tf.nn.softplus(raw) + min_stddev) * noise[t]
-        return t + 1, z, h, recurrent + w.bias[1], *(
-            array.write(t, x) for array, x in zip(arrays, (z, h, gaussian), strict=True))
+        states = states.write(t, tf.concat([z, h, gaussian], -1))
+        return t + 1, z, h, recurrent + w.bias[1], states
 
     recurrent = times(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
-    arrays = [tf.TensorArray(tf.float32, ticks) for _ in range(3)]
-    *_, z, h, gaussian = tf.while_loop(
-        lambda t, *_: t < ticks, tick, (0, stoch, deter, recurrent, *arrays))
-    return z.stack(), h.stack(), gaussian.stack()
+    *_, states = tf.while_loop(
+        lambda t, *_: t < ticks, tick,
+        (0, stoch, deter, recurrent, tf.TensorArray(tf.float32, ticks)))
+    return tf.split(states.stack(), [stoch.shape[1], deter.shape[1], 2 * stoch.shape[1]], axis=-1)
 
 
 def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gaussian,
@@ -119,7 +119,7 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
     hidden = None if w.hidden is None else tf.cast(tf.transpose(w.hidden), dtype)
     deter_kernel = tf.cast(tf.transpose(tf.concat([w.head, w.recurrent], 1)), dtype)
 
-    def tick(t, z_later, h_later, recurrent_later, *arrays):
+    def tick(t, z_later, h_later, recurrent_later, gradients):
         d_z = dz[t] + z_later
         d_gaussian = dgaussian[t] + tf.concat([d_z, d_z * by_raw[t]], -1)
         d_last = times(d_gaussian, gaussian_kernel) * open_last[t]
@@ -131,16 +131,17 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
         d_recurrent = tf.concat([d_update, d_reset, d_new * reset[t]], -1)
         d_x = times(d_input, gru_kernel) * open_x[t]
         d_z = times(d_x, stoch_kernel) * keep[t]
-        found = (d_gaussian, d_last, d_y, d_input, d_recurrent, d_x)
-        return t - 1, d_z, d_h * update[t], d_recurrent, *(
-            array.write(t, a) for array, a in zip(arrays, found, strict=True))
+        gradients = gradients.write(
+            t, tf.concat([d_gaussian, d_last, d_y, d_input, d_recurrent, d_x], -1))
+        return t - 1, d_z, d_h * update[t], d_recurrent, gradients
 
-    arrays = [tf.TensorArray(tf.float32, ticks) for _ in range(6)]
     zeros = tf.zeros_like(tf.concat([deter] * 3, -1))
-    _, d_stoch, d_deter, recurrent_later, *arrays = tf.while_loop(
+    _, d_stoch, d_deter, recurrent_later, gradients = tf.while_loop(
         lambda t, *_: t >= 0, tick,
-        (ticks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros, *arrays))
-    d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = (array.stack() for array in arrays)
+        (ticks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros,
+         tf.TensorArray(tf.float32, ticks)))
+    sizes = [a.shape[-1] for a in (gaussian, y_last, y, zeros, zeros, x)]
+    d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = tf.split(gradients.stack(), sizes, axis=-1)
     d_deter += times(recurrent_later, tf.transpose(w.recurrent))
 
     def of_kernel(inputs, d_outputs):

@@ -228,18 +228,13 @@ class CWVAE(tf.keras.Model):
         # In one exchange: two at once may meet in different orders on different devices.
         found, terms = _sum_over_replicas((found, terms))
         metrics = self.objective(terms, frames)[1]
+        metrics["grad_norm"] = norm = tf.linalg.global_norm(found)
+        if self.config.clip_grad_norm_by is not None:
+            found, _ = tf.clip_by_global_norm(found, self.config.clip_grad_norm_by, norm)
         # Keras's optimizers sum over replicas too, what is the same on all of them already.
-        metrics["grad_norm"] = self._clip_and_apply(optimizer, 1 / replicas, found)
+        optimizer.apply([gradient / replicas for gradient in found], self.trainable_variables)
         metrics["learning_rate"] = tf.convert_to_tensor(optimizer.learning_rate)
         return metrics
-
-    def _clip_and_apply(self, optimizer, scale, gradients):
-        """Clips the gradients, scales them, and updates the variables. Returns their norm."""
-        norm = tf.linalg.global_norm(gradients)
-        if self.config.clip_grad_norm_by is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_grad_norm_by, norm)
-        optimizer.apply([gradient * scale for gradient in gradients], self.trainable_variables)
-        return norm
 
     # ------------------------------------------------------------------------ open-loop prediction
 

@@ -34,7 +34,7 @@ def assert_same_function(ours, theirs, inputs):
 
 
 @pytest.mark.parametrize("size, kernel, filters, channels", [
-    (1, 5, 3, 4), (5, 5, 3, 4), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2)])
+    (1, 5, 3, 4), (5, 5, 3, 4), (13, 6, 2, 3), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2), (2, 4, 3, 1)])
 @pytest.mark.parametrize("extra", [0, 1])
 def test_conv_transpose_equals_tensorflows(size, kernel, filters, channels, extra):
     assert_same_function(

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -56,7 +57,7 @@ def workplace(tmp_path_factory):
     """A folder with the tiny config and, in time, its data."""
     folder = tmp_path_factory.mktemp("work")
     config = {**TINY, "data_root": str(folder / "data"), "log_root": str(folder / "logs")}
-    (folder / "tiny.yml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
+    (folder / "tiny.yml").write_text(yaml.safe_dump(config))
     return folder
 
 

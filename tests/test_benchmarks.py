@@ -4,6 +4,7 @@ import json
 
 import pytest
 import twins
+import yaml
 from conftest import TINY, finish, script
 
 
@@ -17,7 +18,7 @@ def test_from_archive_to_numbers(dataset, tmp_path):
     config = TINY | dict(
         dataset=dataset, channels=channels, data_root=str(data), log_root=str(tmp_path / "logs"),
         actions=dataset == "minerl", max_steps=2, save_gifs=False)
-    (tmp_path / "a.yml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
+    (tmp_path / "a.yml").write_text(yaml.safe_dump(config))
     assert "Trained for 2 steps" in finish(script("train.py", "--config", tmp_path / "a.yml"))
     (run,) = (tmp_path / "logs" / dataset).iterdir()
     finish(script("eval.py", "--model-dir", run, "--seq-len", 16, "--no-save-grid",

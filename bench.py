@@ -30,9 +30,8 @@ import tqdm
 import metrics
 import tools
 from cnns import (
+    ENCODER_FORMS,
     SLOPE,
-    conv,
-    conv_by_blocks,
     conv_transpose,
     dense_conv_transpose,
     two_conv_transposes,
@@ -70,6 +69,8 @@ def main():
             command.add_argument("--only", choices=["step"], help="time the whole step alone")
             command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
     flags = parser.parse_args()
+    # To TensorFlow the functions that one piece of code makes are one function, traced again and again.
+    tf.get_logger().setLevel("ERROR")
     benchmarks = {
         "train": bench_train, "layers": bench_layers, "eval": bench_eval, "data": bench_data}
     results = benchmarks[flags.command](flags)
@@ -184,20 +185,29 @@ def training_parts(config, make):
     def decode():
         return tf.reduce_sum(tf.math.squared_difference(model.decode(states), to_float(video)))
 
-    def with_gradient(function):
-        def run():
-            with tf.GradientTape() as tape:
-                value = function()
-            return [g for g in tape.gradient(value, model.trainable_variables) if g is not None]
-        return run
-
     parts = {}
     for name, function in [("encoder", encode), ("recurrence", unroll), ("decoder", decode)]:
         parts[name] = compiled(function, config)
-        parts[f"{name}, gradient"] = compiled(with_gradient(function), config)
+        parts[f"{name}, gradient"] = compiled(
+            with_gradient(function, model.trainable_variables), config)
     parts["step"] = compiled(
         lambda: model.update(optimizer, video, tf.constant([0, 0])), config)
     return parts
+
+
+def with_gradient(function, sources):
+    """A function that returns function() and the sum of its gradient by each source that it uses.
+
+    The value is returned too, or what only it needs would not run.
+    """
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch([source for source in sources if isinstance(source, tf.Tensor)])
+            value = function()
+        gradients = tape.gradient(value, sources)
+        return [value, *(tf.reduce_sum(gradient) for gradient in gradients if gradient is not None)]
+
+    return run
 
 
 def table(seconds, frames):
@@ -309,9 +319,9 @@ def layer_parts(config, model, frames):
     encoder, (first, second, third, last) = model.encoder.convs, model.decoder.convs
     dense = model.decoder.dense
     layers = [  # name, shape of a frame's input, layers, the form that is used, the plain one
-        *((f"encoder conv_{i}", [size, size, layer.kernel.shape[2]], [layer],
-           conv if i < 3 else conv_by_blocks, leaky(layer))
-          for i, (size, layer) in enumerate(zip([62, 30, 14, 6], encoder, strict=True))),
+        *((f"encoder conv_{i}", [size, size, layer.kernel.shape[2]], [layer], form, leaky(layer))
+          for i, (size, layer, form) in enumerate(
+              zip([62, 30, 14, 6], encoder, ENCODER_FORMS, strict=True))),
         ("decoder dense, conv_0", [model.state_size], [dense, first], dense_conv_transpose,
          lambda x: first(dense(x)[:, None, None])),
         ("decoder conv_1", [5, 5, second.kernel.shape[3]], [second], conv_transpose, leaky(second)),
@@ -328,24 +338,12 @@ def layer_parts(config, model, frames):
             return form(x, *(tf.cast(weight, x.dtype) for weight in weights))
 
         for prefix, function in [("", ours), ("plain ", plain)]:
-            forward, both = passes(function, x, sources)
+            def forward(x=x, function=function):
+                return tf.reduce_sum(tf.cast(function(x), tf.float32))
+
             parts[f"{prefix}{name}"] = compiled(forward, config)
-            parts[f"{prefix}{name}, gradient"] = compiled(both, config)
+            parts[f"{prefix}{name}, gradient"] = compiled(with_gradient(forward, sources), config)
     return parts
-
-
-def passes(function, x, sources):
-    """Functions of no arguments: function(x), and it with the gradients of sources."""
-    def forward():
-        return tf.reduce_sum(tf.cast(function(x), tf.float32))
-
-    def both():
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = forward()
-        return [y, *map(tf.reduce_sum, tape.gradient(y, sources))]
-
-    return forward, both
 
 
 def of_tests(module):

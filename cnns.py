@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from recurrence import product
+
 SLOPE = 0.2  # of every leaky ReLU
 REMAT_FRAMES = 500  # that are computed again at once
 
@@ -61,8 +63,7 @@ class Encoder(tf.keras.layers.Layer):
             summed = sum_windows(tf.cast(hidden, tf.float32), stride)
             for dense in late:
                 counts = sum_windows(tf.ones([1, frames, 1]), stride)
-                product = tf.matmul(*(tf.cast(x, self.compute_dtype) for x in (summed, dense.kernel)))
-                summed = tf.cast(product, tf.float32) + counts * dense.bias
+                summed = product(summed, dense.kernel, self.compute_dtype) + counts * dense.bias
             embeddings.append(summed)
         return embeddings
 
@@ -70,9 +71,8 @@ class Encoder(tf.keras.layers.Layer):
         """[N, 64, 64, C] to [N, 2, 2, 8 f]."""
         # 64 -> 31 -> 14 -> 6 -> 2, where the second layer sees 30 of the 31: from 62 pixels.
         frames = tf.cast(frames[:, :62, :62], self.compute_dtype)
-        for i, layer in enumerate(self.convs):
-            weights = (tf.cast(x, frames.dtype) for x in (layer.kernel, layer.bias))
-            frames = (conv if i < 3 else conv_by_blocks)(frames, *weights)
+        for form, layer in zip(ENCODER_FORMS, self.convs, strict=True):
+            frames = form(frames, *(tf.cast(x, frames.dtype) for x in (layer.kernel, layer.bias)))
         return frames
 
 
@@ -185,6 +185,9 @@ def conv_by_blocks(x, kernel, bias):
         return tf.nn.depth_to_space(d_blocks, 2), d_kernel, tf.reduce_sum(dy, 0)
 
     return tf.reshape(y, [-1, height, width, filters]), gradient
+
+
+ENCODER_FORMS = (conv, conv, conv, conv_by_blocks)  # of its layers
 
 
 def dense_conv_transpose(x, dense_kernel, dense_bias, kernel, bias):

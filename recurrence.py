@@ -7,6 +7,7 @@ large product each where automatic differentiation would add up a small one ever
 """
 
 import collections
+import functools
 
 import tensorflow as tf
 
@@ -61,10 +62,6 @@ def rollout(state, context_input, head_input, noise, keep, weights, min_stddev, 
 def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev, dtype):
     """The loop over time-major inputs [N, B, ...]. Returns z, h and the Gaussians' [mean, raw]."""
     ticks = noise.shape[0]
-
-    def times(a, b):
-        return tf.cast(tf.matmul(tf.cast(a, dtype), b), tf.float32)
-
     stoch_kernel, gru_kernel, gaussian_kernel = (
         tf.cast(x, dtype) for x in (w.stoch, w.kernel, w.gaussian))
     hidden = None if w.hidden is None else tf.cast(w.hidden, dtype)
@@ -73,20 +70,20 @@ def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev
     embed = w.head.shape[1]
 
     def tick(t, z, h, recurrent, states):
-        x = tf.nn.relu(times(z * keep[t], stoch_kernel) + context_input[t])
-        update, _, _, new = _gates(times(x, gru_kernel) + w.bias[0], recurrent)
+        x = tf.nn.relu(_times(z * keep[t], stoch_kernel) + context_input[t])
+        update, _, _, new = _gates(_times(x, gru_kernel) + w.bias[0], recurrent)
         h = update * h + (1 - update) * new
-        head, recurrent = tf.split(times(h, deter_kernel), [embed, recurrent.shape[1]], axis=-1)
+        head, recurrent = tf.split(_times(h, deter_kernel), [embed, recurrent.shape[1]], axis=-1)
         y = tf.nn.relu(head + head_input[t])
         if hidden is not None:
-            y = tf.nn.relu(times(y, hidden) + w.hidden_bias)
-        gaussian = times(y, gaussian_kernel) + w.gaussian_bias
+            y = tf.nn.relu(_times(y, hidden) + w.hidden_bias)
+        gaussian = _times(y, gaussian_kernel) + w.gaussian_bias
         mean, raw = tf.split(gaussian, 2, axis=-1)
         z = mean + (tf.nn.softplus(raw) + min_stddev) * noise[t]
         states = states.write(t, tf.concat([z, h, gaussian], -1))
         return t + 1, z, h, recurrent + w.bias[1], states
 
-    recurrent = times(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
+    recurrent = _times(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
     *_, states = tf.while_loop(
         lambda t, *_: t < ticks, tick,
         (0, stoch, deter, recurrent, tf.TensorArray(tf.float32, ticks)))
@@ -97,8 +94,8 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
               dz, dh, dgaussian, dtype):
     """The gradients of run's arguments from those of its results, [N, B, ...] each."""
     ticks = noise.shape[0]
-    def times(a, b):
-        return product(a, b, dtype)
+
+    times = functools.partial(product, dtype=dtype)
 
     # All that the states determine, for all ticks at once.
     z_before = tf.concat([stoch[None], z[:-1]], 0) * keep
@@ -122,15 +119,15 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
     def tick(t, z_later, h_later, recurrent_later, gradients):
         d_z = dz[t] + z_later
         d_gaussian = dgaussian[t] + tf.concat([d_z, d_z * by_raw[t]], -1)
-        d_last = times(d_gaussian, gaussian_kernel) * open_last[t]
-        d_y = d_last if hidden is None else times(d_last, hidden) * open_y[t]
-        d_h = dh[t] + h_later + times(tf.concat([d_y, recurrent_later], -1), deter_kernel)
+        d_last = _times(d_gaussian, gaussian_kernel) * open_last[t]
+        d_y = d_last if hidden is None else _times(d_last, hidden) * open_y[t]
+        d_h = dh[t] + h_later + _times(tf.concat([d_y, recurrent_later], -1), deter_kernel)
         d_update, d_new = d_h * by_update[t], d_h * by_new[t]
         d_reset = d_new * by_reset[t]
         d_input = tf.concat([d_update, d_reset, d_new], -1)
         d_recurrent = tf.concat([d_update, d_reset, d_new * reset[t]], -1)
-        d_x = times(d_input, gru_kernel) * open_x[t]
-        d_z = times(d_x, stoch_kernel) * keep[t]
+        d_x = _times(d_input, gru_kernel) * open_x[t]
+        d_z = _times(d_x, stoch_kernel) * keep[t]
         gradients = gradients.write(
             t, tf.concat([d_gaussian, d_last, d_y, d_input, d_recurrent, d_x], -1))
         return t - 1, d_z, d_h * update[t], d_recurrent, gradients
@@ -171,9 +168,13 @@ def _gates(inputs, recurrent):
 
 def product(a, b, dtype):
     """The matrix product [..., D] x [D, E] of operands of a dtype; the result is float32."""
-    rows = tf.reshape(tf.cast(a, dtype), [-1, a.shape[-1]])
-    result = tf.cast(tf.matmul(rows, tf.cast(b, dtype)), tf.float32)
+    result = _times(tf.reshape(a, [-1, a.shape[-1]]), tf.cast(b, dtype))
     return tf.reshape(result, tf.concat([tf.shape(a)[:-1], b.shape[1:]], 0))
+
+
+def _times(a, kernel):
+    """The matrix product of operands of the kernel's dtype; the result is float32."""
+    return tf.cast(tf.matmul(tf.cast(a, kernel.dtype), kernel), tf.float32)
 
 
 def _swap(x):

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 import data_loader
-import store
+from datasets import store
 from tools import Config
 
 LENGTH = 500

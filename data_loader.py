@@ -10,10 +10,9 @@ import os
 import numpy as np
 import tensorflow as tf
 
-import store
-import videos
 from ahead import load_ahead
-from preparation import BUILDERS, prepare
+from datasets import store, videos
+from datasets.preparation import BUILDERS, prepare
 from tools import UserError
 
 

@@ -15,9 +15,8 @@ import requests
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-import store
-import videos
 from ahead import load_ahead
+from datasets import store, videos
 from tools import UserError
 
 

@@ -19,10 +19,8 @@ import tensorflow as tf
 import twins
 
 import data_loader
-import preparation
-import store
-import videos
 from ahead import load_ahead
+from datasets import preparation, store, videos
 from tools import Config, UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -502,7 +500,7 @@ def test_channels_that_the_data_does_not_have_are_one_line(tmp_path):
 
 def preparing(root, dataset, channels, first="pass"):
     """Starts a process that prepares a dataset, after the statements in `first`."""
-    program = (f"import os, time, data_loader, videos; from tools import Config; {first}\n"
+    program = (f"import os, time, data_loader; from datasets import videos; from tools import Config; {first}\n"
                f"data_loader.prepare(Config(dataset={dataset!r}, data_root={root!r}, "
                f"channels={channels}))")
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True,

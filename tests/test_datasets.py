@@ -12,8 +12,7 @@ import tensorflow_datasets as tfds
 import twins
 
 import data_loader
-import store
-from datasets import gqn_mazes, minerl_navigate, moving_digits, moving_mnist_2digit
+from datasets import gqn_mazes, minerl_navigate, moving_digits, moving_mnist_2digit, store
 from tools import Config, UserError
 
 BUILDERS = {"minerl": minerl_navigate.MinerlNavigate, "mazes": gqn_mazes.GqnMazes,

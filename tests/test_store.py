@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-import store
+from datasets import store
 from tools import UserError
 
 

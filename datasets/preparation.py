@@ -19,9 +19,8 @@ import sys
 import tensorflow as tf
 from tqdm import tqdm
 
-import store
-import videos
 from ahead import load_ahead
+from datasets import store, videos
 from tools import UserError
 
 SPLITS = ("train", "test")

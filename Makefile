@@ -1,12 +1,14 @@
 # make demo: prepares the built-in data, trains a small model, evaluates it, names the pictures.
-# make test: lints and runs all tests. Both install what they need into .venv, once.
+# make test: lints and runs the tests, but those that are slow, and prints the ten slowest.
+# make test-all: lints and runs all tests, those too that kill, fill disks, or start several processes.
+# Each installs what it needs into .venv, once.
 
 PYTHON = python3
 LOGS = logs
 DEMO_FLAGS =
 EVAL_FLAGS = --num-examples 6 --num-samples 4
 
-.PHONY: demo test clean
+.PHONY: demo test test-all clean
 
 demo: .venv/installed
 	.venv/bin/python train.py --config configs/demo.yml --log-root $(LOGS) $(DEMO_FLAGS)
@@ -14,6 +16,10 @@ demo: .venv/installed
 	  "import quiet, tools; print(tools.load_config('configs/demo.yml', {'log_root': '$(LOGS)'}).run_dir)")
 
 test: .venv/installed
+	.venv/bin/ruff check
+	.venv/bin/python -m pytest -m "not slow"
+
+test-all: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/python -m pytest
 

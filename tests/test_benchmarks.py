@@ -8,6 +8,7 @@ import yaml
 from conftest import TINY, finish, script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["minerl", "mazes", "mmnist"])
 def test_from_archive_to_numbers(dataset, tmp_path):
     name, channels = {"minerl": ("minerl_navigate", 3), "mazes": ("gqn_mazes", 3),

@@ -500,13 +500,15 @@ def test_channels_that_the_data_does_not_have_are_one_line(tmp_path):
 
 def preparing(root, dataset, channels, first="pass"):
     """Starts a process that prepares a dataset, after the statements in `first`."""
-    program = (f"import os, time, data_loader; from datasets import videos; from tools import Config; {first}\n"
+    program = ("import os, time, data_loader; from datasets import videos; from tools import Config\n"
+               f"{first}\n"
                f"data_loader.prepare(Config(dataset={dataset!r}, data_root={root!r}, "
                f"channels={channels}))")
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_a_preparation_that_was_killed_is_completed_by_the_next(tmp_path):
     """Killed twice: as the records are written, and as the store is."""
     twins.archive("mazes", tmp_path / "gqn_mazes.zip")
@@ -527,6 +529,7 @@ def test_a_preparation_that_was_killed_is_completed_by_the_next(tmp_path):
     assert sorted(os.listdir(folder)) == ["1.0.0", "1.0.0.frames", "1.0.0.lock"]
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_once(tmp_path):
     twins.archive("mmnist", tmp_path / "moving_mnist_2digit.zip", train=5)
     both = [preparing(str(tmp_path), "mmnist", 1) for _ in range(2)]

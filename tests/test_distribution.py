@@ -37,6 +37,7 @@ def workers(*flags):
         {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}})}) for i in range(2)]
 
 
+@pytest.mark.slow
 def test_two_workers_stop_together_resume_and_log_what_one_does(run_dir, workplace, tmp_path):
     flags = ["--config", workplace / "tiny.yml", "--log-root", tmp_path, "--save-gifs", "false"]
     chief, other = workers(*flags)

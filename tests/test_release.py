@@ -239,6 +239,7 @@ def test_the_config_of_the_release_is_kept(tmp_path):
     assert copy.read_text() == "theirs"
 
 
+@pytest.mark.slow
 def test_scripts_take_a_release_as_one_of_our_runs(run_dir, workplace, tmp_path):
     config = tools.load_config(run_dir / "config.yml")
     model = CWVAE(config)

@@ -41,6 +41,7 @@ def test_training_lowers_the_loss(run_dir):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_run_goes_on_exactly(number, run_dir, workplace, tmp_path):
     command = ["train.py", "--config", workplace / "tiny.yml", "--log_root", tmp_path]
@@ -107,6 +108,7 @@ def test_a_truncated_checkpoint_is_one_line(run_dir, workplace, refusal, tmp_pat
         train.main, "--config", workplace / "tiny.yml", "--log-root", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
     output = finish(script(
         "train.py", "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--lr", "1e30",

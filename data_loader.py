@@ -5,6 +5,7 @@ then read from it by index, and which clips a step reads is a function of (seed,
 """
 
 import concurrent.futures
+import functools
 import os
 
 import numpy as np
@@ -29,6 +30,7 @@ class Clips:
         if config.batch_size % num_workers:
             raise UserError(f"batch_size: {config.batch_size} clips cannot be shared evenly "
                             f"by {num_workers} workers")
+        self._config = config
         self._videos, self._actions = _open(config, "train")
         self._batch_size, self._seed = config.batch_size, config.seed
         self._seq_len, self._skip = config.seq_len, config.frame_skip
@@ -55,6 +57,11 @@ class Clips:
     def action_size(self):
         """Numbers of an action; 0 without actions."""
         return self._actions.rows.shape[1] if self._actions else 0
+
+    @functools.cached_property
+    def fingerprint(self):
+        """What tells the training data from any other, whichever folder it is in."""
+        return "-".join(store.fingerprint(path, "train") for path in prepare(self._config) if path)
 
     def indices(self, step):
         """The clips of a step's global batch, int [B]: a function of (seed, step) alone.

@@ -7,6 +7,7 @@ videos one after the other. It appears under its name whole, or not at all.
 import contextlib
 import fcntl
 import functools
+import hashlib
 import json
 import math
 import os
@@ -14,8 +15,9 @@ import shutil
 import sys
 
 import numpy as np
+from tqdm import tqdm
 
-from tools import UserError
+from tools import UserError, write_atomically
 
 FORMAT = 1  # Of the files; a store of another format is built anew.
 
@@ -58,6 +60,29 @@ def source(path):
     return header and header["source"]
 
 
+def fingerprint(path, split):
+    """What tells the data of a split from any other: a digest of names, lengths and content.
+
+    Of names only the last part counts, so that data may be moved. A store from before there were
+    fingerprints is read once for it.
+    """
+    header = _read_header(path)
+    videos = header["splits"][split]
+    if "digests" not in videos:
+        videos["digests"] = [_digest(video) for video in tqdm(
+            read(path, split), f"Fingerprint of {path}, {split}", unit=" videos", file=sys.stderr)]
+        # Another's store, which we may not write, is read again next time.
+        with contextlib.suppress(OSError), write_atomically(os.path.join(path, "header.json")) as file:
+            json.dump(header, file)
+    names = [os.path.basename(name) for name in videos["names"]]
+    known = [header["dtype"], header["row_shape"], names, videos["lengths"], videos["digests"]]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def _digest(video):
+    return hashlib.blake2b(np.ascontiguousarray(video).data, digest_size=16).hexdigest()
+
+
 def _read_header(path):
     try:
         with open(os.path.join(path, "header.json")) as file:
@@ -98,8 +123,8 @@ def build(path, source, splits):
 
 
 def _write_rows(file, videos, header):
-    """Appends the videos to a file; returns their lengths and names."""
-    lengths, names = [], []
+    """Appends the videos to a file; returns their lengths, names and digests."""
+    lengths, names, digests = [], [], []
     for name, video in videos:
         if header["row_shape"] is None:
             header["row_shape"], header["dtype"] = list(video.shape[1:]), video.dtype.name
@@ -109,8 +134,9 @@ def _write_rows(file, videos, header):
         file.write(np.ascontiguousarray(video).data)
         lengths.append(len(video))
         names.append(name)
+        digests.append(_digest(video))
     _flush(file)
-    return {"lengths": lengths, "names": names}
+    return {"lengths": lengths, "names": names, "digests": digests}
 
 
 def _flush(file):

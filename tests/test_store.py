@@ -1,5 +1,6 @@
 """The memory-mapped store: whole or absent, tied to its source, built by one process at a time."""
 
+import json
 import os
 import threading
 import time
@@ -37,6 +38,38 @@ def test_the_source_is_known_and_none_without_a_store(tmp_path):
     assert store.source(path) is None
     store.build(path, "v1", {"train": arrays(3)})
     assert store.source(path) == "v1"
+
+
+def test_a_fingerprint_is_of_names_lengths_and_content(tmp_path):
+    def fingerprint(videos, folder="a", source="v1"):
+        path = str(tmp_path / folder)
+        store.build(path, source, {"train": videos, "test": arrays(2)})
+        return store.fingerprint(path, "train")
+
+    videos = arrays(3, 4)
+    known = fingerprint(videos)
+    assert known == fingerprint(videos, "b", "v2")
+    assert known != store.fingerprint(str(tmp_path / "b"), "test")
+    moved = [(f"/moved/{name}", video) for name, video in videos]
+    assert known == fingerprint(moved)
+    (name, video), last = videos
+    other = video.copy()
+    other[1, 2, 3] ^= 1
+    for changed in ([(name, other), last], [("video9", video), last], [last, (name, video)], [last],
+                    [(name, video[:2]), (last[0], np.concatenate([video[2:], last[1]]))]):
+        assert fingerprint(changed) != known
+
+
+def test_a_store_without_a_fingerprint_is_given_one(tmp_path, capsys):
+    path = str(tmp_path / "frames")
+    store.build(path, "v1", {"train": arrays(3, 4)})
+    known, header = store.fingerprint(path, "train"), tmp_path / "frames" / "header.json"
+    old = json.loads(header.read_text())
+    del old["splits"]["train"]["digests"]
+    header.write_text(json.dumps(old))
+    assert store.fingerprint(path, "train") == known and "Fingerprint of" in capsys.readouterr().err
+    assert store.fingerprint(path, "train") == known and not capsys.readouterr().err
+    assert sorted(os.listdir(path)) == ["header.json", "train.rows"]
 
 
 def test_a_store_of_another_format_is_as_good_as_none(tmp_path, monkeypatch):

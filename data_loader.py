@@ -31,7 +31,8 @@ class Clips:
             raise UserError(f"batch_size: {config.batch_size} clips cannot be shared evenly "
                             f"by {num_workers} workers")
         self._config = config
-        self._videos, self._actions = _open(config, "train")
+        self._opened = _open(config, "train")
+        self._videos, self._actions = self._opened["video"], self._opened.get("actions")
         self._batch_size, self._seed = config.batch_size, config.seed
         self._seq_len, self._skip = config.seq_len, config.frame_skip
         share = config.batch_size // num_workers
@@ -61,7 +62,9 @@ class Clips:
     @functools.cached_property
     def fingerprint(self):
         """What tells the training data from any other, whichever folder it is in."""
-        return "-".join(store.fingerprint(path, "train") for path in prepare(self._config) if path)
+        paths = prepare(self._config)
+        return "-".join(store.fingerprint(paths[name], "train") for name in ("video", "actions")
+                        if name in paths)
 
     def indices(self, step):
         """The clips of a step's global batch, int [B]: a function of (seed, step) alone.
@@ -82,11 +85,10 @@ class Clips:
     def batch(self, step):
         """Reads this worker's share of a step: `video`, uint8 [b, T, 64, 64, C].
 
-        With config.actions also `actions`, float32 [b, T, A].
+        Also what else a batch of Sequences holds.
         """
         places = [self._place(clip) for clip in self.indices(step)[self._share]]
-        return _gather(
-            self._threads, self._videos, self._actions, places, self._seq_len, self._skip)
+        return _gather(self._threads, self._opened, places, self._seq_len, self._skip)
 
     def describe(self, step):
         """Names the clips of this worker's share of a step, for a message."""
@@ -106,12 +108,14 @@ class Clips:
 class Sequences:
     """Evaluation sequences: the first seq_len frames of each test video that is long enough.
 
-    Their order is fixed.
+    Their order is fixed. split: `val` for the validation videos, where the dataset has some.
+
     Raises UserError where no video is long enough, or the data does not fit the config.
     """
 
-    def __init__(self, config, seq_len):
-        self._videos, self._actions = _open(config, "test")
+    def __init__(self, config, seq_len, split="test"):
+        self._opened = _open(config, split)
+        self._videos, self._actions = self._opened["video"], self._opened.get("actions")
         self._seq_len, self._skip = seq_len, config.frame_skip
         kept = _kept_frames(self._videos, self._skip)
         self._long_enough = np.flatnonzero(kept >= seq_len)
@@ -131,13 +135,13 @@ class Sequences:
     def batch(self, start, size):
         """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, 64, 64, C].
 
-        With config.actions also `actions`, float32 [b, T, A]. Raises IndexError where there is none.
+        With config.actions also `actions`, float32 [b, T, A]; of a dataset with known factors `label`,
+        int64 [b, D], and `position`, float32 [b, T, D, 2]. Raises IndexError where there is none.
         """
         places = [(int(video), 0) for video in self._long_enough[start : start + size]]
         if not places:
             raise IndexError(f"sequence {start} of {len(self)}")
-        return _gather(
-            self._threads, self._videos, self._actions, places, self._seq_len, self._skip)
+        return _gather(self._threads, self._opened, places, self._seq_len, self._skip)
 
 
 def prefetch(load, start, stop, depth=2):
@@ -150,18 +154,20 @@ def prefetch(load, start, stop, depth=2):
 
 
 def _open(config, split):
-    """Returns the videos of a split, and their actions or None, each as store.Videos."""
+    """Returns what there is of a split, as a dict of store.Videos by the name it has in a batch."""
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     root = config.data_root
     if os.path.isfile(root) or videos.is_video(root) and not os.path.isdir(root):
-        return _open_file(config, split), None
-    frames, actions = prepare(config)
-    opened = store.read(frames, split)
-    channels = opened.rows.shape[-1]
+        return {"video": _open_file(config, split)}
+    paths = prepare(config)
+    if split == "val" and split not in store.splits(paths["video"]):
+        split = "test"
+    opened = {name: store.read(path, split) for name, path in paths.items()}
+    channels = opened["video"].rows.shape[-1]
     if channels != config.channels:
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {channels}")
-    return opened, actions and store.read(actions, split)
+    return opened
 
 
 def _open_file(config, split):
@@ -170,7 +176,7 @@ def _open_file(config, split):
     if not (videos.is_video(path) and os.path.isfile(path)):
         known = ", ".join(videos.ENCODED + videos.ARRAYS)
         raise UserError(f"data_root: {path} is neither a folder nor a video file ({known})")
-    if split != "test":
+    if split == "train":
         raise UserError(f"data_root: {path} is a single file; training needs a folder")
     if config.actions:
         raise UserError(f"data_root: {path} has no actions, which the model needs")
@@ -181,18 +187,19 @@ def _open_file(config, split):
     return store.Videos(np.concatenate(arrays), [len(array) for array in arrays], names)
 
 
-def _gather(threads, frames, actions, places, seq_len, skip):
+def _gather(threads, opened, places, seq_len, skip):
     """Copies the clips at places (video, first frame) into one batch."""
     span = seq_len * skip
-    batch = {"video": np.empty([len(places), seq_len, *frames.rows.shape[1:]], np.uint8)}
-    if actions:
-        batch["actions"] = np.empty([len(places), seq_len, *actions.rows.shape[1:]], np.float32)
+    batch = {}
+    for name, videos_of in opened.items():
+        shape = videos_of.rows.shape[1:] if name == "label" else [seq_len, *videos_of.rows.shape[1:]]
+        batch[name] = np.empty([len(places), *shape], videos_of.rows.dtype)
 
     def copy(row):
         video, start = places[row]
-        batch["video"][row] = frames[video][start : start + span : skip]
-        if actions:
-            batch["actions"][row] = actions[video][start : start + span : skip]
+        for name, rows in batch.items():
+            every = opened[name][video]
+            rows[row] = every[0] if name == "label" else every[start : start + span : skip]
 
     list(threads.map(copy, range(len(places))))  # The list brings exceptions here.
     return batch

@@ -47,7 +47,8 @@ def _key(default, help, changes="run", **limits):
     return dataclasses.field(default=default, metadata=metadata)
 
 
-DATASETS = ("moving_digits", "moving_digits_demo", "minerl", "mazes", "mmnist", "videos")
+DATASETS = ("moving_digit", "moving_digit_demo", "moving_digits_clean", "moving_digits",
+            "moving_digits_demo", "minerl", "mazes", "mmnist", "videos")
 
 
 @dataclasses.dataclass(frozen=True)

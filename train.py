@@ -33,7 +33,7 @@ def main():
     share = distribution.Share(strategy, config.batch_size)
     say = print if share.is_chief else lambda *_: None
     clips = data_loader.Clips(config, share.worker, share.num_workers)
-    validation_data = data_loader.Sequences(config, config.eval_seq_len)
+    validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
     if share.is_chief:
         runs.claim_run_dir(config)
     say(f"Run directory: {config.run_dir}")
@@ -119,7 +119,7 @@ def stop_unless_finite(metrics, index, clips):
 
 
 class Validation:
-    """Scalars and open-loop GIFs of the test split; a whole sequence is never decoded at once."""
+    """Scalars and open-loop GIFs of validation videos; a whole sequence is never decoded at once."""
 
     def __init__(self, config, model, data):
         self.config, self.model, self.data = config, model, data

@@ -58,7 +58,7 @@ def glyph(rng):
     face = rng.choice(FACES)
     text = str(rng.integers(10))
     stroke = int(rng.integers(2, 8))
-    font = ImageFont.truetype(_font_file(face), FONT_SIZE)
+    font = ImageFont.truetype(font_file(face), FONT_SIZE)
     box = font.getbbox(text, stroke_width=stroke)
     size = box[2] - box[0], box[3] - box[1]
     drawn = Image.new("L", size)
@@ -80,7 +80,7 @@ def glyph(rng):
     return np.asarray(large.reduce(SUPERSAMPLING))
 
 
-def _font_file(face):
+def font_file(face):
     return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
 
 

@@ -24,13 +24,16 @@ from datasets import store, videos
 from tools import UserError
 
 SPLITS = ("train", "test")
-# dataset: (TFDS name and module, builder, its config, version)
+# dataset: (TFDS name and module, builder, its config, version, the factors that it records)
 BUILDERS = {
-    "moving_digits": ("moving_digits", "MovingDigits", "full", "1.0.0"),
-    "moving_digits_demo": ("moving_digits", "MovingDigits", "demo", "1.0.0"),
-    "minerl": ("minerl_navigate", "MinerlNavigate", None, "1.0.0"),
-    "mazes": ("gqn_mazes", "GqnMazes", None, "1.0.0"),
-    "mmnist": ("moving_mnist_2digit", "MovingMnist2digit", None, "1.0.0"),
+    "moving_digit": ("moving_digit", "MovingDigit", "one", "1.0.0", ("label", "position")),
+    "moving_digit_demo": ("moving_digit", "MovingDigit", "one_demo", "1.0.0", ("label", "position")),
+    "moving_digits_clean": ("moving_digit", "MovingDigit", "two", "1.0.0", ("label", "position")),
+    "moving_digits": ("moving_digits", "MovingDigits", "full", "1.0.0", ()),
+    "moving_digits_demo": ("moving_digits", "MovingDigits", "demo", "1.0.0", ()),
+    "minerl": ("minerl_navigate", "MinerlNavigate", None, "1.0.0", ()),
+    "mazes": ("gqn_mazes", "GqnMazes", None, "1.0.0", ()),
+    "mmnist": ("moving_mnist_2digit", "MovingMnist2digit", None, "1.0.0", ()),
 }
 THREADS = min(4, os.cpu_count())
 
@@ -39,40 +42,42 @@ def prepare(config):
     """Makes sure that the dataset is on disk, ready to read; quick when it is.
 
     A dataset that others have prepared here by TFDS is not downloaded again.
-    Returns the paths of its stores: frames, and actions or None. Raises UserError where data_root
-    cannot be written or is too small, and where there is nothing to prepare from.
+    Returns the paths of its stores, a dict: `video`, with config.actions `actions`, and of a dataset
+    that records factors `label` and `position`. Raises UserError where data_root cannot be written or
+    is too small, and where there is nothing to prepare from.
     """
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     if config.actions and config.dataset != "minerl":
         raise UserError(f"actions: {config.dataset} has none; only minerl does")
     if config.dataset == "videos":
-        return _prepare_videos(config), None
+        return {"video": _prepare_videos(config)}
     return _prepare_tfds(config)
-
 
 
 def _prepare_tfds(config):
     """Prepares a dataset that has a TFDS builder: the records, then the stores. Returns as prepare."""
-    name, _, builder_config, version = BUILDERS[config.dataset]
+    name, _, builder_config, version, factors = BUILDERS[config.dataset]
     records = os.path.join(config.data_root, name, builder_config or "", version)
-    frames, actions = f"{records}.frames", f"{records}.actions"
-    build = {frames: _frames_of_records}
+    paths = {"video": f"{records}.frames", **{factor: f"{records}.{factor}" for factor in factors}}
     if config.actions:
-        build[actions] = _actions_of_records
+        paths["actions"] = f"{records}.actions"
+    build = {"video": _frames_of_records, "actions": _actions_of_records}
 
     def missing():
         # The records may be deleted to save space; the stores must then be of the same ones.
-        source = _fingerprint(records) or store.source(frames)
-        return [path for path in build if source is None or store.source(path) != source]
+        source = _fingerprint(records) or store.source(paths["video"])
+        return [name for name, path in paths.items() if source is None or store.source(path) != source]
 
     if missing():
         with _writing(config, records), store.lock(f"{records}.lock", f"preparing {config.dataset}"):
             if missing():
                 builder = _prepare_records(config, records)
-                for path in missing():
-                    store.build(path, _fingerprint(records), build[path](config, builder, records))
-                    _say(f"Prepared {path}. Only to save space, {records} may be deleted.")
-    return frames, actions if config.actions else None
+                for name in missing():
+                    splits = (build[name](config, builder, records) if name in build else
+                              _factors_of_records(builder, name))
+                    store.build(paths[name], _fingerprint(records), splits)
+                    _say(f"Prepared {paths[name]}. Only to save space, {records} may be deleted.")
+    return paths
 
 
 def _prepare_records(config, records):
@@ -82,7 +87,7 @@ def _prepare_records(config, records):
 
     logging.getLogger("absl").setLevel("ERROR")
     shuffle.MAX_MEM_BUFFER_SIZE = 2**28  # Bytes it holds in memory before it goes by disk; else 2**30.
-    module, builder_class, builder_config, _ = BUILDERS[config.dataset]
+    module, builder_class, builder_config, *_ = BUILDERS[config.dataset]
     for leftovers in (os.path.join(os.path.dirname(records), "incomplete.*"),
                       os.path.join(config.data_root, "downloads", module, "*.tmp.*")):
         for leftover in glob.glob(leftovers):
@@ -100,12 +105,22 @@ def _prepare_records(config, records):
 def _frames_of_records(config, builder, records):
     """Decodes the records: for each split (name, uint8 [T, 64, 64, C]) one by one."""
     size = 0
-    for split in SPLITS:
+    for split in builder.info.splits:
         _, first = next(_read_records(builder, split, "video"))
         size += first.nbytes * builder.info.splits[split].num_examples
     store.check_space(config.data_root, size, f"Unpacking {config.dataset}")
     return {split: _with_progress(_read_records(builder, split, "video"), config, split,
-                                  builder.info.splits[split].num_examples) for split in SPLITS}
+                                  builder.info.splits[split].num_examples)
+            for split in builder.info.splits}
+
+
+def _factors_of_records(builder, name):
+    """Reads one factor: for each split (name, array [T, ...]) one by one; T is 1 of a whole video's."""
+    def values(split):
+        for example, value in _read_records(builder, split, name):
+            yield example, value if name == "position" else value[None]
+
+    return {split: values(split) for split in builder.info.splits}
 
 
 def _actions_of_records(config, builder, records):

@@ -54,6 +54,11 @@ def read(path, split):
     return Videos(np.memmap(file, dtype, "r", shape=shape), lengths, names)
 
 
+def splits(path):
+    """Returns the names of the splits of the store at path."""
+    return list(_read_header(path)["splits"])
+
+
 def source(path):
     """Returns what the store at path was built from, as given to build; None without a store."""
     header = _read_header(path)

@@ -223,8 +223,8 @@ def test_a_folder_of_many_formats_and_sizes(tmp_path, capfd):
     (root / "notes.txt").write_text("not a video")
 
     config = config_for(str(root), channels=3, seq_len=10)
-    opened, _ = data_loader._open(config, "train")
-    test, _ = data_loader._open(config, "test")
+    opened = data_loader._open(config, "train")["video"]
+    test = data_loader._open(config, "test")["video"]
     assert len(opened) == 8 and test.names == [str(root / "i.npz[0]")]
     assert "free)" in capfd.readouterr().err
     for split in (opened, test):
@@ -304,7 +304,7 @@ def test_broken_files_are_named_skipped_and_counted(tmp_path, capfd):
     np.save(train / "ints.npy", np.zeros([3, 64, 64, 1], np.int64))
     np.savez(train / "keys.npz", a=[1], b=[2])
     (train / "cut.npz").write_bytes(b"PK\3\4")
-    opened, _ = data_loader._open(config_for(root), "train")
+    opened = data_loader._open(config_for(root), "train")["video"]
     said = capfd.readouterr().err
     assert len(opened) == 2
     for name, reason in {"cut.mp4": "", "text.avi": "", "empty.webm": "", "cut.npz": "",

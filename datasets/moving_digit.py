@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets.moving_digits import CANVAS, GLYPH, font_file, path
 
 DIGITS = 10
-FACE, FONT_SIZE = "DejaVuSans-Bold", 28
+FACE, FONT_SIZE = "DejaVuSans-Bold", 36  # Digits 26 pixels high.
 SPLITS = ("train", "val", "test")
 ROOM = CANVAS - GLYPH  # pixels a digit can move in either direction
 READ_AT_ONCE = 16  # frames; their correlations are 14,000 numbers each

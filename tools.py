@@ -60,10 +60,17 @@ class Config:
     data_root: str = _key("data", "folder that datasets are prepared in, or that holds your videos")
     log_root: str = _key("logs", "folder that holds the run directories")
     channels: int = _key(1, "1 for grey, 3 for colour", "model", choices=(1, 3))
+    image_size: int = _key(64, "side of a frame in pixels", "model", choices=(32, 64, 128, 256))
+    fit: str = _key("crop", "how a frame of your own becomes a square: crop to its middle, pad with "
+                            "black, or stretch", "training", choices=("crop", "pad", "stretch"))
+    fps: float | None = _key(None, "frames a second that videos of your own are resampled to, by their "
+                                   "time stamps (null: as recorded)", "training", above=0)
     seq_len: int = _key(100, "frames of a training clip", "training", min=1)
     eval_seq_len: int | None = _key(
         None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)
     frame_skip: int = _key(1, "keep every n-th frame of a video", "training", min=1)
+    clip_offset: str = _key("fixed", "where a video is cut into clips: from its first frame, or anew at "
+                                     "random in every epoch", "training", choices=("fixed", "random"))
     actions: bool = _key(False, "condition level 0 on the actions of the dataset", "model")
 
     # Model.

@@ -76,7 +76,7 @@ def _prepare_tfds(config):
                     splits = (build[name](config, builder, records) if name in build else
                               _factors_of_records(builder, name))
                     store.build(paths[name], _fingerprint(records), splits)
-                    _say(f"Prepared {paths[name]}. Only to save space, {records} may be deleted.")
+                _say(f"Prepared {paths['video']}. Only to save space, {records} may be deleted.")
     return paths
 
 

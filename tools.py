@@ -48,7 +48,7 @@ def _key(default, help, changes="run", **limits):
 
 
 DATASETS = ("moving_digit", "moving_digit_demo", "moving_digits_clean", "moving_digits",
-            "moving_digits_demo", "minerl", "mazes", "mmnist", "videos")
+            "moving_digits_demo", "camera_moves", "minerl", "mazes", "mmnist", "videos")
 
 
 @dataclasses.dataclass(frozen=True)

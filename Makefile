@@ -13,7 +13,7 @@ EVAL_FLAGS = --num-examples 6 --num-samples 4
 demo: .venv/installed
 	.venv/bin/python train.py --config configs/demo.yml --log-root $(LOGS) $(DEMO_FLAGS)
 	.venv/bin/python eval.py $(EVAL_FLAGS) --model-dir $$(.venv/bin/python -c \
-	  "import quiet, tools; print(tools.load_config('configs/demo.yml', {'log_root': '$(LOGS)'}).run_dir)")
+	  "import quiet, runs; print(runs.load_config('configs/demo.yml', {'log_root': '$(LOGS)'}).run_dir)")
 
 test: .venv/installed
 	.venv/bin/ruff check

@@ -6,28 +6,52 @@ import os
 import numpy as np
 import tensorflow as tf
 
+import tools
 from tools import UserError
 
 
-def choose_strategy():
+def choose_strategy(batch_size, devices=None):
     """The strategy for the devices there are.
 
-    With TF_CONFIG set, one worker of several (MultiWorkerMirroredStrategy); with several GPUs, all of
-    them (MirroredStrategy); otherwise the one device. Raises UserError where TF_CONFIG is no cluster.
+    With TF_CONFIG set, one worker of several (MultiWorkerMirroredStrategy); with several GPUs, as many
+    as share the batch evenly (MirroredStrategy); otherwise the one device.
+    devices: names to use in the GPUs' place.
+    Raises UserError where TF_CONFIG is no cluster.
     """
     if "TF_CONFIG" in os.environ:
         try:
-            cluster = json.loads(os.environ["TF_CONFIG"])
-            cluster["cluster"]["worker"][cluster["task"]["index"]]
-        except (ValueError, KeyError, IndexError, TypeError):
+            given = json.loads(os.environ["TF_CONFIG"])
+            cluster, task = given["cluster"], given["task"]
+            known = (cluster.keys() <= {"chief", "worker"}
+                     and 0 <= task["index"] < len(cluster[task["type"]]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            known = False
+        if not known:
             raise UserError(
                 f"TF_CONFIG: {os.environ['TF_CONFIG']!r} names no cluster and task; expected "
-                '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-            ) from None
+                '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}')
         return tf.distribute.MultiWorkerMirroredStrategy()
-    if len(tf.config.list_logical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+    devices = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
+    used = max((n for n in range(1, len(devices) + 1) if batch_size % n == 0), default=1)
+    if used < len(devices):
+        print(f"{used} of {len(devices)} GPUs train: batch_size {batch_size} is no multiple of more. "
+              f"{_nearest_multiple(batch_size, len(devices))} would use all.")
+    return tf.distribute.MirroredStrategy(devices[:used]) if used > 1 else tf.distribute.get_strategy()
+
+
+def _nearest_multiple(number, of):
+    return max(1, round(number / of)) * of
+
+
+def devices_text(share, config):
+    """What trains, in a line: kind and number of devices, precision, compiled or not."""
+    gpus = tf.config.list_physical_devices("GPU")
+    kind = "GPU" if gpus else "CPU"
+    names = {tf.config.experimental.get_device_details(gpu).get("device_name", "") for gpu in gpus}
+    workers = f" of {share.num_workers} workers" if share.num_workers > 1 else ""
+    return (f"Trains on {share.replicas} {kind}{'s' * (share.replicas > 1)}{workers}"
+            f"{f' ({chr(44).join(sorted(names))})' if any(names) else ''}, in {config.precision}, "
+            f"{'compiled by XLA' if tools.use_xla(config) else 'not compiled'}")
 
 
 class Share:
@@ -38,15 +62,17 @@ class Share:
 
     def __init__(self, strategy, batch_size):
         resolver = strategy.cluster_resolver
-        cluster = resolver.cluster_spec().as_dict().get("worker") if resolver else None
+        cluster = resolver.cluster_spec().as_dict() if resolver else {}
+        chiefs = len(cluster.get("chief", []))
         self.strategy = strategy
-        self.num_workers = len(cluster) if cluster else 1
-        self.worker = resolver.task_id if cluster else 0
+        self.num_workers = chiefs + len(cluster.get("worker", [])) or 1
+        # As TensorFlow counts them: a chief, where there is one, before the workers.
+        self.worker = resolver.task_id + chiefs * (resolver.task_type == "worker") if cluster else 0
         self.is_chief = self.worker == 0
         self.replicas = strategy.num_replicas_in_sync
         self._sum = None
         if batch_size % self.replicas:
-            near = max(1, round(batch_size / self.replicas)) * self.replicas
+            near = _nearest_multiple(batch_size, self.replicas)
             raise UserError(f"batch_size: {batch_size} cannot be shared among {self.replicas} devices; "
                             f"nearest: {near}")
 
@@ -59,14 +85,25 @@ class Share:
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group % local]))
 
-    def any(self, flag):
-        """Whether a flag is set on any worker; all workers must ask at the same step."""
+    def of_workers(self, number):
+        """A whole number of every worker, as a list; all workers must ask at the same step."""
         if self.num_workers == 1:
-            return flag
+            return [number]
         if self._sum is None:
             self._sum = tf.function(lambda x: self.strategy.reduce(
                 tf.distribute.ReduceOp.SUM, self.strategy.run(tf.identity, (x,)), axis=None))
-        return float(self._sum(tf.constant(float(flag)))) > 0
+        mine = np.zeros(self.num_workers)
+        mine[self.worker] = number * self.num_workers / self.replicas  # Each of its devices adds it.
+        return np.rint(self._sum(tf.constant(mine))).astype(int).tolist()
+
+    def check_start(self, step):
+        """Raises UserError unless all workers start from the same step."""
+        steps = self.of_workers(step)
+        other = next((worker for worker, its in enumerate(steps) if its != steps[0]), None)
+        if other is not None:
+            raise UserError(
+                f"log_root: worker {other} would start from step {steps[other]}, but worker 0 from step "
+                f"{steps[0]}; all workers need the same run directory on one file system")
 
     def training_step(self, model, optimizer, jit):
         """A function of video, seed and actions that updates the model on all devices.

@@ -113,20 +113,20 @@ def parse_flags():
 def main():
     warnings.formatwarning = lambda message, *_: f"eval.py: warning: {message}\n"
     flags = parse_flags()
-    run_dir, checkpoint = runs.find_checkpoint(flags.model_dir)
-    config = configure(tools.load_config(os.path.join(run_dir, "config.yml")), flags)
+    run_dir, _ = runs.find_checkpoint(flags.model_dir)
+    config = configure(runs.load_config(os.path.join(run_dir, "config.yml")), flags)
     out = flags.out or os.path.join(run_dir, f"{flags.mode}_{time.strftime('%Y_%m_%d_%H_%M_%S')}")
     data, action_size = open_data(config, flags)
     model = CWVAE(config, action_size)
-    runs.restore(checkpoint, model=model)
+    checkpoint = runs.restore_model(flags.model_dir, model)
     settings = {
         **{field: getattr(config, field) for field in config.__dataclass_fields__},
         "checkpoint": checkpoint, "eval_seed": flags.seed}
     run = {"eval": evaluate, "dream": analyses.dream, "ablate_levels": analyses.ablate_levels,
            "information": analyses.information}[flags.mode]
-    with runs.directory_atomically(out) as part:
+    with runs.directory_atomically(out, numbered=not flags.out) as part:
         look_at = run(config, model, data, flags, settings, part)
-    print(f"Numbers and pictures are in {out}: see {look_at} first")
+    print(f"Numbers and pictures are in {part.removesuffix('.part')}: see {look_at} first")
 
 
 def configure(config, flags):

@@ -8,10 +8,11 @@ import io
 
 import matplotlib
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure  # not pyplot, which looks for a display
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.image.metadata import create_summary_metadata
+from tensorboard.util import tensor_util
 
 # Okabe & Ito's colours, which the colour-blind tell apart (https://jfly.uni-koeln.de/color).
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -97,16 +98,14 @@ def save_gif(path, frames, fps=FPS):
         file.write(gif)
 
 
-def gif_summary(tag, frames, step=None, fps=FPS):
-    """Logs frames [T, H, W, C] as an animated image of TensorBoard, to the default writer.
-
-    step: as in tf.summary.image; None takes the writer's.
-    """
+def gif_summary(tag, frames, fps=FPS):
+    """Frames [T, H, W, C] as a Summary that TensorBoard shows as an animated image."""
     height, width = frames.shape[1:3]
     # TensorBoard shows the bytes of an image summary as they are, whatever their format.
-    image = tf.constant([str(width).encode(), str(height).encode(), encode_gif(frames, fps)])
+    image = [str(width).encode(), str(height).encode(), encode_gif(frames, fps)]
     metadata = create_summary_metadata(display_name=None, description=None)
-    tf.summary.write(tag, image, step=step, metadata=metadata)
+    return Summary(value=[Summary.Value(
+        tag=tag, tensor=tensor_util.make_tensor_proto(np.array(image, object)), metadata=metadata)])
 
 
 def training_gif_frames(truth, prediction, separator=2):

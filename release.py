@@ -26,15 +26,7 @@ def rename_keys(values):
 
 
 def find(directory):
-    """The prefix of the release's checkpoint in model/ or model_<step>/; None where there is none.
-
-    None, too, where train.py went on from it and has saved since: what it saved is newer.
-    """
-    # Of what TensorFlow notes beside its checkpoints only the name counts: a Saver notes a whole path,
-    # which is stale once the run is copied or moved.
-    state = tf.train.get_checkpoint_state(directory)
-    if state is not None and not is_release(state.model_checkpoint_path):
-        return None
+    """The prefix of the release's checkpoint in model/ or model_<step>/; None where there is none."""
     prefix = os.path.join(directory, NAME)
     return prefix if os.path.exists(f"{prefix}.index") else None
 

@@ -2,87 +2,297 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
+import glob
+import itertools
 import json
+import math
 import os
+import re
 import shutil
 import signal
+import socket
+import sys
+import time
 
 import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 import pictures
 import release
-from tools import Config, UserError, load_config, write_atomically
+import tools
+from tools import Config, UserError, save_json, write_atomically, writing
+
+
+class Damaged(UserError):
+    """A checkpoint whose files cannot be read."""
+
+
+def load_config(path, overrides=None):
+    """As tools.load_config, of a run of the original release too."""
+    return tools.load_config(path, overrides, release.rename_keys)
+
+
+# ----------------------------------------------------------------------------------- directories
 
 
 @contextlib.contextmanager
-def directory_atomically(path):
-    """Yields a directory to fill, which appears under `path` when all is written, or not at all.
+def directory_atomically(path, numbered=False):
+    """Yields `<path>.part`, a directory to fill; it becomes `path` when all is written, or is removed.
 
-    Raises UserError where path exists or cannot be written.
+    No other process fills the same one, and what is there already stays.
+    numbered: where the path is taken, `<path>_2` takes its place, and so on.
+    Raises UserError where the path is taken or cannot be written.
     """
-    if os.path.exists(path):
-        raise UserError(f"out: {path} exists already; name another directory")
-    part = f"{path.rstrip('/')}.{os.getpid()}.part"
+    path = os.path.abspath(os.path.expanduser(path))
     try:
-        os.makedirs(part)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _remove_abandoned_parts(os.path.dirname(path))
+        final = _free_name(path) if numbered else path
+        while os.path.exists(final) or not (lock := _make_part(final)):
+            if not numbered:
+                raise UserError(f"out: {path} exists, or is being written; name another directory")
+            final = _free_name(path)
     except OSError as error:
-        raise UserError(f"out: cannot write to {path}: {error.strerror}") from None
+        raise _cannot_write("out", path, error) from None
+    part = f"{final}.part"
+    with lock:
+        try:
+            with writing(final):
+                yield part
+                os.remove(os.path.join(part, ".lock"))
+                if os.path.exists(final):
+                    final = _free_name(path)
+                    print(f"{path} is there meanwhile: these results are in {final}", file=sys.stderr)
+                os.rename(part, final)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def _free_name(path):
+    """The path, or the first of path_2, path_3, ... that is not taken."""
+    names = itertools.chain([path], (f"{path}_{number}" for number in itertools.count(2)))
+    return next(name for name in names
+                if not os.path.exists(name) and not os.path.exists(f"{name}.part"))
+
+
+def _make_part(final):
+    """Makes `<final>.part`. Returns an open file in it, locked; None where it is there already."""
+    part = f"{final}.part"
     try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        shutil.rmtree(part)
+        os.mkdir(part)
+    except FileExistsError:
+        return None
+    lock = os.path.join(part, ".lock")
+    try:
+        file = _lock(f"{lock}.new")
+    except OSError:  # No locks here: nobody will take it for abandoned then.
+        file = open(f"{lock}.new", "a")  # noqa: SIM115
+    os.rename(f"{lock}.new", lock)  # Whoever sees it sees it locked.
+    return file
+
+
+def _remove_abandoned_parts(folder):
+    """Removes the parts in a folder whose process was killed: nobody holds their lock."""
+    for lock in glob.glob(os.path.join(glob.escape(folder), "*.part", ".lock")):
+        with contextlib.suppress(OSError), _lock(lock):
+            shutil.rmtree(os.path.dirname(lock), ignore_errors=True)
+
+
+def _lock(path):
+    """Locks a file until it is closed, or this process dies. Returns it, open.
+
+    Raises BlockingIOError where another holds it, and another OSError where there are no locks.
+    """
+    file = open(path, "a+")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
         raise
+    return file
 
 
-def claim_run_dir(config):
-    """Makes the run directory and writes its config.yml; checkpoints in it must be of the same model.
+def _cannot_write(key, path, error):
+    """The error to raise for an OSError: a full disk is nothing that the user wrote wrong."""
+    if error.errno in tools.DISK_FULL:
+        return OSError(error.errno, os.strerror(error.errno), path)
+    return UserError(f"{key}: cannot write to {path}: {error.strerror}")
 
-    Raises UserError where it cannot be written, or a key that changes the model differs.
+
+@contextlib.contextmanager
+def claim_run_dir(config, fingerprint):
+    """Makes the run directory, writes its config.yml, and keeps other trainers out in the context.
+
+    fingerprint: of the training data. A run from before they were kept adopts it.
+    Raises UserError where the directory cannot be written, another process trains in it, or the run in
+    it is of another model or of other data.
     """
-    path = os.path.join(config.run_dir, "config.yml")
-    if os.path.exists(path) and os.path.isdir(os.path.join(config.run_dir, "model")):
-        old = load_config(path)
-        for field in dataclasses.fields(Config):
-            before, now = getattr(old, field.name), getattr(config, field.name)
-            if field.metadata["changes"] == "model" and before != now:
-                raise UserError(
-                    f"{config.run_dir} holds a run with {field.name}: {before}, not {now}; "
-                    f"set it back, or choose another log_root")
+    run_dir = config.run_dir
+    if "[" in run_dir:
+        raise UserError(f"log_root: TensorFlow reads no checkpoint whose path has a [: {run_dir}")
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(run_dir, exist_ok=True)
+            stack.enter_context(_lock_run_dir(run_dir))
+            if _resumable(run_dir):
+                _check_config(config)
+                _check_data(config, fingerprint)
+            _remove_leftovers(run_dir)
+            release.keep_config(run_dir)
+            config.save(os.path.join(run_dir, "config.yml"))
+            data_root = os.path.abspath(os.path.expanduser(config.data_root))
+            save_json(os.path.join(run_dir, "data.json"),
+                      {"fingerprint": fingerprint, "data_root": data_root})
+        except OSError as error:
+            raise _cannot_write("log_root", run_dir, error) from None
+        yield
+
+
+def _lock_run_dir(run_dir):
+    path = os.path.join(run_dir, "lock")
     try:
-        os.makedirs(config.run_dir, exist_ok=True)
-        release.keep_config(config.run_dir)
-        config.save(path)
+        file = _lock(path)
+    except BlockingIOError:
+        with open(path) as file:
+            holder = file.read().strip() or "another process"
+        raise UserError(f"{run_dir} is being trained by {holder}; end that first, or choose another "
+                        f"name or log_root") from None
     except OSError as error:
-        raise UserError(f"log_root: cannot write to {config.run_dir}: {error.strerror}") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *tools.DISK_FULL):
+            raise
+        print(f"Warning: {run_dir} cannot be locked ({error.strerror}): see to it that only one "
+              f"process trains in it.", file=sys.stderr)
+        return contextlib.nullcontext()
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def _check_config(config):
+    """Raises UserError where a key that changes the model is not the run's; says which others are."""
+    path = os.path.join(config.run_dir, "config.yml")
+    if not os.path.exists(path):
+        return
+    old = load_config(path)
+    for field in dataclasses.fields(Config):
+        before, now = getattr(old, field.name), getattr(config, field.name)
+        if before != now and field.metadata["changes"] == "model":
+            raise UserError(
+                f"{config.run_dir} holds a run with {field.name}: {before}, not {now}; "
+                f"set it back, or choose another name or log_root")
+        if before != now and field.metadata["changes"] == "training":
+            print(f"From here on {field.name} is {now}; it was {before}.")
+
+
+def _check_data(config, fingerprint):
+    """Raises UserError where the run in the run directory was trained on other data."""
+    path = os.path.join(config.run_dir, "data.json")
+    if not os.path.exists(path):
+        return
+    try:
+        with open(path) as file:
+            old = json.load(file)
+        same, where = old["fingerprint"] == fingerprint, old["data_root"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read; delete it, and the run takes the data of data_root for "
+                        f"its own") from None
+    if not same:
+        raise UserError(
+            f"data_root: {config.data_root} holds other data than {config.run_dir} was trained on (then "
+            f"in {where}); for a new run choose a name or another log_root, and init_from: "
+            f"{config.run_dir} to start from its weights")
+
+
+def _remove_leftovers(run_dir):
+    """Removes what trainers that were killed have half-written. The caller holds the lock."""
+    for pattern in ("*.part", "model*/*.part", "model*/*_temp*", "model*/checkpoint.tmp*"):
+        for path in glob.glob(os.path.join(glob.escape(run_dir), pattern)):
+            if os.path.isfile(path):
+                os.remove(path)
+            elif not path.endswith(".part"):  # Those belong to evaluations, which may be alive.
+                shutil.rmtree(path)
+
+
+# ----------------------------------------------------------------------------------- checkpoints
 
 
 def find_checkpoint(model_dir):
-    """Returns (run directory, checkpoint prefix) of model/, model_<step>/ or a run directory.
+    """Returns (run directory, checkpoint prefix) of a run directory, its model/ or a model_<step>/.
 
-    Raises UserError where there is none.
+    model_dir may be one checkpoint too, as model/ckpt-20. Raises UserError where there is none.
     """
+    given, model_dir = model_dir, os.path.abspath(os.path.expanduser(model_dir))
+    one = model_dir if os.path.exists(f"{model_dir}.index") else None
+    if one:
+        model_dir = os.path.dirname(model_dir)
     if not os.path.isdir(model_dir):
-        raise UserError(f"model-dir: {model_dir} is no directory; give a run directory, "
+        raise UserError(f"model-dir: {given} is no directory; give a run directory, "
                         f"its model/ or a model_<step>/")
-    model_dir = os.path.abspath(model_dir)
     has_config = os.path.exists(os.path.join(model_dir, "config.yml"))
     run_dir = model_dir if has_config else os.path.dirname(model_dir)
     if not os.path.exists(os.path.join(run_dir, "config.yml")):
         raise UserError(f"model-dir: no config.yml in {model_dir} or the directory above it; "
                         f"give a run directory, its model/ or a model_<step>/")
     directory = os.path.join(run_dir, "model") if has_config else model_dir
-    prefix = release.find(directory) or tf.train.latest_checkpoint(directory)
-    if prefix is None:
+    prefixes = [one] if one else _prefixes(directory)
+    if not prefixes:
         raise UserError(f"model-dir: no checkpoint in {directory}")
-    return run_dir, prefix
+    if "[" in directory:
+        raise UserError(f"model-dir: TensorFlow reads no checkpoint whose path has a [: {directory}")
+    return run_dir, prefixes[0]
+
+
+def restore_model(model_dir, model):
+    """Restores a model from what find_checkpoint finds. Returns the prefix.
+
+    Looks again where training has deleted that checkpoint meanwhile. Raises UserError as restore does.
+    """
+    while True:
+        _, prefix = find_checkpoint(model_dir)
+        try:
+            restore(prefix, model=model)
+            return prefix
+        except Damaged as error:
+            if not os.path.exists(f"{prefix}.index"):
+                continue
+            before = [other for other in _prefixes(os.path.dirname(prefix))
+                      if _step_of(other) < _step_of(prefix)]
+            raise UserError(f"{error}" + (
+                f"; the one before it: --model-dir={before[0]}" if before else "")) from None
+
+
+def _prefixes(directory):
+    """The prefixes of the checkpoints in a directory, the newest first: ours, or the release's one."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names]
+    steps = sorted((int(match[1]) for match in found if match), reverse=True)
+    theirs = release.find(directory)
+    return ([os.path.join(directory, f"ckpt-{step}") for step in steps]
+            or ([theirs] if theirs else []))
+
+
+def _step_of(prefix):
+    return 0 if release.is_release(prefix) else int(prefix.rsplit("-", 1)[1])
+
+
+def _resumable(run_dir):
+    """The prefixes that training may go on from: the newest first, those in model/ before others."""
+    others = glob.glob(os.path.join(glob.escape(run_dir), "model_*"))
+    kept = [prefix for directory in others for prefix in _prefixes(directory)]
+    return _prefixes(os.path.join(run_dir, "model")) + sorted(kept, key=_step_of, reverse=True)
 
 
 def restore(prefix, **objects):
     """Restores the objects from a checkpoint; `model` is one of them, and is restored whole.
 
-    Raises UserError where the file is damaged or holds another architecture.
+    Raises Damaged where the files are, UserError where they hold another architecture.
     """
     other = f"checkpoint {prefix} holds another architecture than its config.yml"
     try:
@@ -95,12 +305,12 @@ def restore(prefix, **objects):
         expected = len(objects["model"].trainable_variables)
         if saved != expected:
             raise UserError(f"{other}: {saved} variables, not {expected}")
-        status = tf.train.Checkpoint(**objects).restore(prefix)
+        status = tf.train.Checkpoint(**objects).read(prefix)
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise UserError(f"{other}: {str(error).strip().splitlines()[0]}") from None
     except (IndexError, RuntimeError, tf.errors.OpError) as error:  # as TensorFlow's reader has it
-        raise UserError(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
+        raise Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def _count_saved(prefix, name):
@@ -118,7 +328,9 @@ def _count_saved(prefix, name):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest in model/, those kept for good in model_<step>/."""
+    """The checkpoints of a run: the newest in model/, those kept for good in model_<step>/, and the one
+    with the least validation loss in model_best/.
+    """
 
     def __init__(self, run_dir, **objects):
         self.directory = os.path.join(run_dir, "model")
@@ -126,29 +338,74 @@ class Checkpoints:
         self._step = tf.Variable(0, dtype=tf.int64)
         self._objects = {**objects, "step": self._step}
         self._checkpoint = tf.train.Checkpoint(**self._objects)
-        self._newest = tf.train.CheckpointManager(self._checkpoint, self.directory, max_to_keep=2)
 
-    def restore(self, init_from=None):
-        """Goes back to the newest checkpoint, or that of another run. Returns its step, or 0."""
-        prefix = release.find(self.directory) or self._newest.latest_checkpoint
-        if init_from and not prefix:
+    def restore(self, init_from=None, say=print):
+        """Goes back to the newest checkpoint that is whole. Returns its step.
+
+        A run that has none starts at step 0, from the weights of init_from where that is given: never
+        from its optimizer or step.
+        Raises UserError where all checkpoints are damaged, or gone though the run was under way.
+        """
+        damaged = None
+        for prefix in _resumable(self._run_dir):
+            try:
+                restore(prefix, **self._objects)
+            except Damaged as error:
+                say(f"{error}. Looking for one before it.")
+                damaged = damaged or error
+            else:
+                unused = f"; init_from: {init_from} is not used" if init_from else ""
+                say(f"Goes on from checkpoint {prefix}{unused}")
+                return self.step
+        if damaged:
+            raise UserError(f"{damaged}; no other is whole. To start anew, choose another name or "
+                            f"log_root")
+        metrics = os.path.join(self._run_dir, "metrics.jsonl")
+        if os.path.exists(metrics) and os.path.getsize(metrics):
+            raise UserError(f"{metrics} tells of a run, but there is no checkpoint. To start at step 0, "
+                            f"move that file away, or choose another name or log_root")
+        if init_from:
             prefix = find_checkpoint(init_from)[1]
-        if prefix:
-            restore(prefix, **self._objects)
-        return self.step
+            restore(prefix, model=self._objects["model"])
+            say(f"Starts from the weights of {prefix}")
+        return 0
 
     @property
     def step(self):
         return int(self._step.numpy())
 
     def save(self, step):
-        self._step.assign(step)
-        self._newest.save(step)
+        self._save(self.directory, step, keep=2)
 
     def save_named(self, step):
+        self._save(os.path.join(self._run_dir, f"model_{step}"), step)
+
+    def save_best(self, step):
+        self._save(os.path.join(self._run_dir, "model_best"), step)
+
+    def _save(self, directory, step, keep=1):
+        """Writes a checkpoint; of those before it, keeps the newest. Later ones are no longer true."""
         self._step.assign(step)
-        directory = os.path.join(self._run_dir, f"model_{step}")
-        tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1).save(step)
+        prefix = os.path.join(directory, f"ckpt-{step}")
+        with writing(directory):
+            os.makedirs(directory, exist_ok=True)
+            try:
+                self._checkpoint.write(prefix)
+            except BaseException:
+                shutil.rmtree(f"{prefix}_temp", ignore_errors=True)
+                raise
+            with write_atomically(os.path.join(directory, "checkpoint")) as file:
+                # For TensorFlow's own tools; we look at the files.
+                file.write(f'model_checkpoint_path: "ckpt-{step}"\n')
+        ours = [prefix for prefix in _prefixes(directory) if not release.is_release(prefix)]
+        kept = [prefix for prefix in ours if _step_of(prefix) <= step][:keep]
+        for prefix in set(ours) - set(kept):
+            # The index first: what has one is whole.
+            for path in [f"{prefix}.index", *glob.glob(f"{glob.escape(prefix)}.data-*")]:
+                os.remove(path)
+
+
+# ------------------------------------------------------------------------------------------ logs
 
 
 class Logger:
@@ -159,43 +416,82 @@ class Logger:
 
     def __init__(self, run_dir, step):
         self._path = os.path.join(run_dir, "metrics.jsonl")
-        if os.path.exists(self._path):
-            with open(self._path) as file:
-                # The last line of a killed run may be cut short.
-                lines = [line for line in file
-                         if line.endswith("\n") and json.loads(line)["step"] <= step]
-            with write_atomically(self._path) as file:
-                file.writelines(lines)
-        self._writers = {
-            split: tf.summary.create_file_writer(os.path.join(run_dir, split))
-            for split in ("train", "val")}
+        self._keep_until(step)
+        self._events = {}
+        for split in ("train", "val"):
+            directory = os.path.join(run_dir, split)
+            os.makedirs(directory, exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+            self._events[split] = tf.io.TFRecordWriter(os.path.join(directory, name))
+            self._event(split, file_version="brain.Event:2")
+
+    def _keep_until(self, step):
+        """Drops the lines after a step, and sets a file with others than ours aside."""
+        if not os.path.exists(self._path):
+            return
+        with open(self._path, errors="replace") as file:
+            *lines, cut = file.read().split("\n")  # The last line of a killed run may be cut short.
+        steps = [_step_of_line(line) for line in lines]
+        if None in steps:
+            aside = f"{self._path}.{time.strftime('%Y_%m_%d_%H_%M_%S')}.damaged"
+            shutil.copyfile(self._path, aside)
+            print(f"{self._path} has a line that is not ours: line {steps.index(None) + 1}. The file is "
+                  f"kept as {aside}; the run goes on with its other lines.", file=sys.stderr)
+        with write_atomically(self._path) as file:
+            file.writelines(f"{line}\n" for line, at in zip(lines, steps, strict=True)
+                            if at is not None and at <= step)
 
     def scalars(self, step, split, values):
         values = {name: float(value) for name, value in values.items()}
-        with open(self._path, "a") as file:
+        with writing(self._path), open(self._path, "a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        with self._writers[split].as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
-        self._writers[split].flush()
+        summary = Summary()
+        for name, value in values.items():
+            summary.MergeFrom(scalar_pb(name, value))
+        self._event(split, step=step, summary=summary)
 
     def gif(self, step, split, frames):
-        with self._writers[split].as_default(step):
-            pictures.gif_summary("open_loop_prediction", frames)
-        self._writers[split].flush()
+        self._event(split, step=step, summary=pictures.gif_summary("open_loop_prediction", frames))
+
+    def least_validation_loss(self, after):
+        """The least total_loss of validation that was logged after a step; infinity where none was."""
+        if not os.path.exists(self._path):
+            return math.inf
+        with open(self._path) as file:
+            lines = map(json.loads, file)
+            return min((line.get("total_loss", math.inf) for line in lines
+                        if line["split"] == "val" and line["step"] > after), default=math.inf)
+
+    def _event(self, split, **contents):
+        # TensorFlow's own summary writers hide a full disk.
+        self._events[split].write(Event(wall_time=time.time(), **contents).SerializeToString())
+        self._events[split].flush()
+
+
+def _step_of_line(line):
+    """The step of a line of metrics.jsonl; None where it is none of ours."""
+    try:
+        values = json.loads(line)
+        return values["step"] if isinstance(values["step"], int) and "split" in values else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 class Interrupts:
-    """Between enter and exit, the first Ctrl-C or SIGTERM is noted; a second one acts as usual."""
+    """Between enter and exit, the first Ctrl-C, SIGTERM or SIGHUP is noted; a second acts as usual.
+
+    number: of the signal; 0 where none came. One that the process was told to ignore (nohup) stays so.
+    """
 
     def __enter__(self):
-        self.name = None
+        self.number = 0
         self._old = {number: signal.signal(number, self._note)
-                     for number in (signal.SIGINT, signal.SIGTERM)}
+                     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                     if signal.getsignal(number) != signal.SIG_IGN}
         return self
 
     def _note(self, number, _):
-        self.name = signal.Signals(number).name
+        self.number = number
         self.__exit__()
 
     def __exit__(self, *_):

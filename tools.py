@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import errno
+import hashlib
 import json
 import math
 import os
+import signal
 import sys
 import types
 import typing
@@ -14,23 +17,80 @@ import typing
 import tensorflow as tf
 import yaml
 
-import release
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Of the machine, not of the program: these are no reason for a traceback.
+OF_THE_MACHINE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
+                  errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
 class UserError(Exception):
     """Bad input. Scripts print its one line and exit with code 2."""
 
 
+class Stopped(BaseException):
+    """A signal that asks the process to end."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
 def run_script(main):
-    """Runs a script's main function; bad input becomes one line and exit code 2."""
+    """Runs a script's main function. What the program is not to blame for becomes one line on stderr.
+
+    Exit codes: 2 for bad input; 1 for a full disk, no memory, a closed pipe and the like. After a
+    signal the process ends by that signal, so that a shell's loop over runs ends too.
+    """
+    handlers = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGHUP)
+                if signal.getsignal(number) != signal.SIG_IGN}
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit(2, error)
+    except MemoryError:
+        _exit(1, OUT_OF_MEMORY)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _exit(1, "what read the output has closed it")
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        full = "the disk is full: cannot write " if error.errno in DISK_FULL else ""
+        _exit(1, f"{full}{error.filename or 'a file'} ({os.strerror(error.errno)})")
+    except (tf.errors.ResourceExhaustedError, tf.errors.InternalError) as error:
+        # XLA calls it an internal error.
+        if isinstance(error, tf.errors.InternalError) and "out of memory" not in str(error).lower():
+            raise
+        _exit(1, OUT_OF_MEMORY)
+    except (KeyboardInterrupt, Stopped) as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        with contextlib.suppress(OSError):
+            print(f"{_script()}: ended by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+OUT_OF_MEMORY = ("out of memory; lower batch_size (--batch-size) or seq_len (--seq-len); for training, "
+                 "remat: true saves memory too")
+
+
+def _stop(number, _):
+    raise Stopped(number)
+
+
+def _script():
+    return os.path.basename(sys.argv[0])
+
+
+def _exit(code, problem):
+    with contextlib.suppress(OSError):
+        print(f"{_script()}: error: {' '.join(str(problem).splitlines())}", file=sys.stderr)
+    sys.exit(code)
 
 
 # ---------------------------------------------------------------------------------------- config
@@ -39,7 +99,7 @@ def run_script(main):
 def _key(default, help, changes="run", **limits):
     """A config key. `changes` says what a new value changes: the model, the training, or the run.
 
-    limits: `min` and `max` (inclusive), `above` (exclusive), `choices`.
+    limits: `min` and `max` (inclusive; by default what 32 bits hold), `above` (exclusive), `choices`.
     """
     metadata = dict(help=help, changes=changes, limits=limits)
     if isinstance(default, list):
@@ -47,6 +107,7 @@ def _key(default, help, changes="run", **limits):
     return dataclasses.field(default=default, metadata=metadata)
 
 
+NAME_BYTES = 255  # what file systems allow of a folder's name
 DATASETS = ("moving_digit", "moving_digit_demo", "moving_digits_clean", "moving_digits",
             "moving_digits_demo", "camera_moves", "minerl", "mazes", "mmnist", "videos")
 
@@ -59,6 +120,7 @@ class Config:
     dataset: str = _key(None, "what to train on", "model", choices=DATASETS)
     data_root: str = _key("data", "folder that datasets are prepared in, or that holds your videos")
     log_root: str = _key("logs", "folder that holds the run directories")
+    name: str | None = _key(None, "of the run directory (null: spelled from the settings)")
     channels: int = _key(1, "1 for grey, 3 for colour", "model", choices=(1, 3))
     image_size: int = _key(64, "side of a frame in pixels", "model", choices=(32, 64, 128, 256))
     fit: str = _key("crop", "how a frame of your own becomes a square: crop to its middle, pad with "
@@ -74,22 +136,24 @@ class Config:
     actions: bool = _key(False, "condition level 0 on the actions of the dataset", "model")
 
     # Model.
-    levels: int = _key(3, "levels of the hierarchy", "model", min=1)
+    levels: int = _key(3, "levels of the hierarchy", "model", min=1, max=16)
     tmp_abs_factor: int | list[int] = _key(
         6, "ticks of a level to one of the level above; a list gives one factor per pair of levels",
         "model", min=1)
-    dec_stddev: float = _key(1.0, "standard deviation of p(frame | states)", "model", above=0)
-    enc_dense_layers: int = _key(3, "dense layers between the embeddings of two levels", "model", min=0)
-    enc_dense_embed_size: int = _key(1000, "width of those layers", "model", min=1)
+    dec_stddev: float = _key(1.0, "standard deviation of p(frame | states)", "model", min=1e-6, max=1e6)
+    enc_dense_layers: int = _key(
+        3, "dense layers between the embeddings of two levels", "model", min=0, max=100)
+    enc_dense_embed_size: int = _key(1000, "width of those layers", "model", min=1, max=2**16)
     cell_type: str = _key("RSSMCell", "the cell of a level", "model", choices=("RSSMCell",))
-    cell_stoch_size: int = _key(20, "units of the stochastic state", "model", min=1)
-    cell_deter_size: int = _key(200, "units of the deterministic state", "model", min=1)
-    cell_embed_size: int = _key(200, "width of a cell's dense layers", "model", min=1)
+    cell_stoch_size: int = _key(20, "units of the stochastic state", "model", min=1, max=2**16)
+    cell_deter_size: int = _key(200, "units of the deterministic state", "model", min=1, max=2**16)
+    cell_embed_size: int = _key(200, "width of a cell's dense layers", "model", min=1, max=2**16)
     cell_min_stddev: float = _key(0.0001, "least standard deviation of a state", "model", min=0)
     cell_mean_only: bool = _key(False, "use means for samples: a deterministic model", "model")
     cell_reset_state: bool = _key(
         False, "zero the previous stochastic state as the level above ticks", "model")
-    channels_mult: float = _key(1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0)
+    channels_mult: float = _key(
+        1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0, max=64)
 
     # Which frames are seen.
     use_obs: bool | str = _key(
@@ -98,13 +162,19 @@ class Config:
 
     # Training.
     lr: float = _key(3e-4, "Adam's learning rate", "training", above=0)
-    batch_size: int = _key(50, "clips of a training step, over all devices", "training", min=1)
+    lr_schedule: str = _key(
+        "constant", "how lr falls to 0 over the run, once warmed up", "training",
+        choices=("constant", "cosine", "linear"))
+    lr_warmup_steps: int = _key(0, "steps in which lr rises from 0", "training", min=0)
+    batch_size: int = _key(
+        50, "clips of a training step, over all devices", "training", min=1, max=2**20)
     num_epochs: int = _key(300, "passes over the training clips", min=1)
     max_steps: int | None = _key(None, "training steps (null: by num_epochs)", min=1)
     init_from: str | None = _key(
-        None, "a run, its model/ or a model_<step>/ whose checkpoint a new run goes on from")
+        None, "a run, its model/ or a model_<step>/ whose weights a new run starts from")
     beta: float | list[float] | None = _key(
         None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
+    beta_warmup_steps: int = _key(0, "steps in which the KL's weight rises from 0", "training", min=0)
     free_nats: float | None = _key(None, "nats of a level's KL that cost nothing", "training", min=0)
     kl_grad_post_perc: float | None = _key(
         None, "share of the KL's gradient that the posterior gets", "training", min=0, max=1)
@@ -145,6 +215,16 @@ class Config:
             raise UserError(f"channels_mult: {self.channels_mult} makes {32 * self.channels_mult:g} "
                             f"filters in the first layer, not a whole number; nearest: {near}")
         check_use_obs(self.use_obs, self.levels)
+        if self.name is not None and (
+                self.name in (".", "..") or "/" in self.name or len(self.name.encode()) > NAME_BYTES):
+            raise UserError(f"name: {show(self.name)} cannot name a folder: it is one word of at most "
+                            f"{NAME_BYTES} bytes, without a slash")
+        stride = self.strides[-1]
+        if stride >= self.eval_seq_len and self.open_loop_ctx % stride:
+            fits = int((self.eval_seq_len - 1) ** (1 / (self.levels - 1)))
+            raise UserError(
+                f"tmp_abs_factor: {self.tmp_abs_factor} makes {stride} frames to one tick of the top of "
+                f"{self.levels} levels, but eval_seq_len is {self.eval_seq_len}; nearest: {fits}")
         check_open_loop(self.open_loop_ctx, self.eval_seq_len, self.strides[-1],
                         length_key="eval_seq_len")
 
@@ -165,7 +245,9 @@ class Config:
 
     @property
     def experiment(self):
-        """The experiment's name: the main settings, then each other one that is not its default."""
+        """The experiment's name: `name`, or the main settings, then each other that is no default."""
+        if self.name is not None:
+            return self.name
         factors = "x".join(map(str, self.factors)) if isinstance(
             self.tmp_abs_factor, list) else self.tmp_abs_factor
         name = (
@@ -183,11 +265,14 @@ class Config:
                     and value != field.default):
                 value = "x".join(map(str, value)) if isinstance(value, list) else value
                 name += f"_{field.name.replace('_', '')}{value}"
+        if len(name) > NAME_BYTES:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+            name = f"{name[:NAME_BYTES - len(digest) - 1]}_{digest}"
         return name
 
     @property
     def run_dir(self):
-        return os.path.join(self.log_root, self.dataset, self.experiment)
+        return os.path.join(os.path.expanduser(self.log_root), self.dataset, self.experiment)
 
     def replace(self, **changes):
         return dataclasses.replace(self, **changes)
@@ -217,10 +302,19 @@ def _convert(value, kind):
     if kind is float:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         return number if math.isfinite(number) else None
     return value if isinstance(value, kind) else None
+
+
+def show(value):
+    """A value for a message: as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits.
+        return "an integer of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-20:]}"
 
 
 def _checked(field, value):
@@ -235,14 +329,17 @@ def _checked(field, value):
     converted = [_convert(value, kind) for kind in options if kind is not type(None)]
     converted = [item for item in converted if item is not None]
     if not converted:
-        raise UserError(f"{field.name}: {value!r} is not {_type_name(annotation)} "
-                        f"(default: {field.default!r})")
+        quotes = "; text that reads as something else stands in quotes" if str in options else ""
+        raise UserError(f"{field.name}: {show(value)} is not {_type_name(annotation)} "
+                        f"(default: {field.default!r}){quotes}")
     value = converted[0]
+    if isinstance(value, str) and not (value.strip() and value.isprintable()):
+        raise UserError(f"{field.name}: {show(value)} is empty or holds what cannot be printed")
     choices = limits.get("choices")
     if choices and not isinstance(value, bool) and value not in choices:
         near = nearest(value, choices) if isinstance(value, str) else min(
             choices, key=lambda choice: abs(choice - value))
-        raise UserError(f"{field.name}: {value!r} is not one of {', '.join(map(str, choices))}; "
+        raise UserError(f"{field.name}: {show(value)} is not one of {', '.join(map(str, choices))}; "
                         f"nearest: {near}")
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, (bool, str)):
@@ -250,10 +347,11 @@ def _checked(field, value):
         if "above" in limits and not item > limits["above"]:
             raise UserError(f"{field.name}: {item} must be above {limits['above']} "
                             f"(default: {field.default})")
-        low, high = limits.get("min", -math.inf), limits.get("max", math.inf)
+        widest = 2**31 - 1 if isinstance(item, int) else 1e38
+        low, high = limits.get("min", -widest), limits.get("max", widest)
         if not low <= item <= high:
             near = low if item < low else high
-            raise UserError(f"{field.name}: {item} is out of range; nearest: {near}")
+            raise UserError(f"{field.name}: {show(item)} is out of range; nearest: {near}")
     return value
 
 
@@ -267,7 +365,7 @@ def check_use_obs(use_obs, levels):
     if isinstance(use_obs, bool):
         return (use_obs,) * levels
     if set(use_obs) - set("TF") or len(use_obs) != levels:
-        raise UserError(f"use_obs: {use_obs!r} is not true, false, or {levels} letters T or F, "
+        raise UserError(f"use_obs: {show(use_obs)} is not true, false, or {levels} letters T or F, "
                         f"one per level from the bottom (such as {'T' * (levels - 1) + 'F'})")
     return tuple(letter == "T" for letter in use_obs)
 
@@ -285,30 +383,32 @@ def check_open_loop(context, seq_len, stride, length_key="seq_len"):
             + (f"nearest: {near}" if near else f"{length_key} must be above {stride}"))
 
 
-def load_config(path, overrides=None):
+def load_config(path, overrides=None, translate=lambda values: values):
     """Reads a YAML file into a Config. Raises UserError on whatever is wrong with it.
 
-    overrides: values by key that win over the file's.
+    overrides: values by key that win over the file's. translate: changes the file's values first.
     """
-    values = release.rename_keys(read_yaml(path)) | (overrides or {})
+    values = translate(read_yaml(path)) | (overrides or {})
     known = [field.name for field in dataclasses.fields(Config)]
     for key in values:
         if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}; nearest: {nearest(key, known)}")
+            raise UserError(f"{path}: unknown key {show(key)}; nearest: {nearest(key, known)}")
     return Config(**values)
 
 
 def read_yaml(path):
     """Returns the mapping a YAML file holds. Raises UserError where there is none."""
     try:
-        with open(path) as file:
+        with open(os.path.expanduser(path)) as file:
             values = yaml.safe_load(file)
     except OSError as error:
         raise UserError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # An integer that is too long and a date that never was are a ValueError, deep lists the other.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not text"
+        problem = "not text" if isinstance(error, UnicodeDecodeError) else error
+        problem = getattr(error, "problem", None) or problem
         raise UserError(f"{path} is not valid YAML{where}: {problem}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path} is not a config: expected one 'key: value' a line")
@@ -331,7 +431,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_train_flags(argv=None):
-    """Reads train.py's command line: --config FILE, and a flag for every key. Returns a Config."""
+    """Reads train.py's command line: --config FILE, and a flag for every key.
+
+    Returns the file and the values given, by key, as load_config takes them.
+    """
     parser = Parser(
         description="Trains a Clockwork VAE; started again, it goes on from its newest checkpoint.",
         epilog="Flags win over the file. A null is written null, a list [6, 4].")
@@ -349,18 +452,39 @@ def parse_train_flags(argv=None):
             **(dict(nargs="?", const="true") if field.type is bool else {}))
     given = vars(parser.parse_args(argv))
     path = given.pop("config")
-    return load_config(path, {key: _parse_flag(key, text) for key, text in given.items()})
+    return path, {key: _parse_flag(key, text) for key, text in given.items()}
 
 
 def _parse_flag(key, text):
+    """The value of a flag: of a key that takes text as it stands, of any other as YAML reads it."""
+    annotation = Config.__dataclass_fields__[key].type
+    options = typing.get_args(annotation) or (annotation,)
+    if str in options:
+        word = {"true": True, "false": False, "null": None}.get(text, text)
+        return word if type(word) in options else text
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{key}: cannot read {text!r}") from None
-    return text if Config.__dataclass_fields__[key].type is str else value
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"{key}: cannot read {show(text)}") from None
 
 
 # ----------------------------------------------------------------------------------------- files
+
+
+@contextlib.contextmanager
+def writing(path):
+    """In the context, an error by the operating system names the path, and TensorFlow's are OSErrors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.errno != errno.EPIPE and error.filename is None:
+            error.filename = str(path)
+        raise
+    except tf.errors.OpError as error:
+        for number in OF_THE_MACHINE:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from None
+        raise
 
 
 @contextlib.contextmanager
@@ -368,9 +492,10 @@ def write_atomically(path, mode="w"):
     """Opens a file that appears under its name whole, or not at all."""
     part = f"{path}.{os.getpid()}.part"
     try:
-        with open(part, mode) as file:
-            yield file
-        os.replace(part, path)
+        with writing(path):
+            with open(part, mode) as file:
+                yield file
+            os.replace(part, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.remove(part)

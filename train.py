@@ -7,6 +7,8 @@ import quiet  # noqa: F401
 
 # isort: split
 import contextlib
+import math
+import signal
 import sys
 import time
 
@@ -28,29 +30,37 @@ SIGNALS_EVERY = 10  # steps after which several workers ask each other for a sig
 
 
 def main():
-    config = tools.parse_train_flags()
-    strategy = distribution.choose_strategy()
+    config = runs.load_config(*tools.parse_train_flags())
+    strategy = distribution.choose_strategy(config.batch_size)
     share = distribution.Share(strategy, config.batch_size)
-    say = print if share.is_chief else lambda *_: None
     clips = data_loader.Clips(config, share.worker, share.num_workers)
-    validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
     if share.is_chief:
-        runs.claim_run_dir(config)
+        with runs.claim_run_dir(config, clips.fingerprint):
+            run(config, share, clips, print)
+    else:
+        run(config, share, clips, lambda *_: None)
+
+
+def run(config, share, clips, say):
+    """Trains as the config says. Raises tools.Stopped after a signal."""
     say(f"Run directory: {config.run_dir}")
     total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
-
+    validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
     tf.keras.utils.set_random_seed(config.seed)
-    with strategy.scope():
+    with share.strategy.scope():
         model = CWVAE(config, clips.action_size)
         optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
         optimizer.build(model.trainable_variables)
         checkpoints = runs.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
-        start = checkpoints.restore(config.init_from)
+        start = checkpoints.restore(config.init_from, say)
+    share.check_start(start)
     say(tools.parameters_text(model))
     if start >= total:
         say(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
         return
-    say(f"{clips.num_clips} clips, {share.replicas} device(s); from step {start} to {total}")
+    say(f"{clips.num_clips} clips; from step {start} to {total}")
+    say(distribution.devices_text(share, config))
+    config = with_intervals_for(config, total, say)
     validation = Validation(config, model, validation_data)
     try:
         stopped = train(
@@ -61,39 +71,73 @@ def main():
         sys.exit(f"train.py: a worker was lost ({error.message.splitlines()[0]}). "
                  f"Start all of them again: they go on from the last checkpoint.")
     if stopped:
-        say(f"{stopped}: saved step {checkpoints.step} in {checkpoints.directory}. "
+        say(f"{signal.Signals(stopped).name}: saved step {checkpoints.step} in {checkpoints.directory}. "
             f"The same command goes on from there.")
-    else:
-        say(f"Trained for {total} steps. To evaluate: python3 eval.py --model-dir={config.run_dir}")
+        raise tools.Stopped(stopped)
+    say(f"Trained for {total} steps. To evaluate: python3 eval.py --model-dir={config.run_dir}")
+
+
+def with_intervals_for(config, total, say):
+    """The config with intervals of a tenth of the run at most, so that short ones log and save too."""
+    longest = -(-total // 10)
+    shorter = {key: longest for key in ("save_scalars_every", "save_gifs_every", "save_model_every")
+               if getattr(config, key) > longest}
+    if shorter:
+        say(f"{', '.join(shorter)}: every {longest} steps, a tenth of the run")
+    return config.replace(**shorter)
+
+
+def learning_rate(config, step, total):
+    """The learning rate of the step after `step` of `total`: the config's, whatever was before."""
+    warmup = config.lr_warmup_steps
+    done = (step - warmup) / max(1, total - warmup)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.lr_schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * done)) / 2
+    return config.lr * (1 - done if config.lr_schedule == "linear" else 1)
 
 
 def train(config, share, clips, validation, model, optimizer, checkpoints, start, total):
-    """Trains from step `start` to `total`. Returns the name of the signal that stopped it, if any."""
+    """Trains from step `start` to `total`. Returns the number of the signal that stopped it, or 0."""
     update = share.training_step(model, optimizer, tools.use_xla(config))
-    logger = runs.Logger(config.run_dir, start) if share.is_chief else None
+    if share.is_chief:
+        if not start:
+            checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
+        logger = runs.Logger(config.run_dir, start)
+    unused = UnusedLevels(total)
     named_every = config.save_named_model_every or sys.maxsize
     before = None  # the metrics of the step before: checked while a GPU computes this one
     with (runs.Interrupts() as interrupts, Progress(config, start, total, share.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
+        if tools.use_xla(config):
+            progress.say("Compiling the training step, which may take minutes.")
         for index, batch in batches:
+            optimizer.learning_rate = learning_rate(config, index, total)
             metrics = update(share.to_devices(batch["video"]), tf.constant([config.seed, index]),
                              share.to_devices(batch.get("actions")))
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
             # Workers stop together, or the others would wait for the one that stops.
             asks = share.num_workers == 1 or step % SIGNALS_EVERY == 0
-            stops = asks and share.any(interrupts.name is not None)
-            ends = stops or step == total
-            logs = step % config.save_scalars_every == 0
-            saves = ends or step % config.save_model_every == 0
+            stops = max(share.of_workers(interrupts.number)) if asks else 0
+            ends = step == total
+            logs = ends or step % config.save_scalars_every == 0
+            saves = ends or stops or step % config.save_model_every == 0
             if logs or saves or step % named_every == 0:
                 stop_unless_finite(metrics, index, clips)
             if share.is_chief:
                 if logs:
-                    learning_rate = {"learning_rate": metrics["learning_rate"]}
+                    scalars = validation.scalars(step) | {"learning_rate": metrics["learning_rate"]}
+                    # A loss whose KL does not count in full yet is not to be compared.
+                    best = step > config.beta_warmup_steps and (
+                        scalars["total_loss"] < logger.least_validation_loss(config.beta_warmup_steps))
                     logger.scalars(step, "train", metrics)
-                    logger.scalars(step, "val", validation.scalars(step) | learning_rate)
-                if config.save_gifs and step % config.save_gifs_every == 0:
+                    logger.scalars(step, "val", scalars)
+                    unused.look(step, metrics, progress.say)
+                    if best:
+                        checkpoints.save_best(step)
+                if config.save_gifs and (ends or step % config.save_gifs_every == 0):
                     if config.seq_len > config.open_loop_ctx:
                         logger.gif(step, "train", validation.gif(batch, step))
                     logger.gif(step, "val", validation.gif(
@@ -104,8 +148,8 @@ def train(config, share, clips, validation, model, optimizer, checkpoints, start
                     checkpoints.save_named(step)
             progress.advance(metrics)
             if stops:
-                return interrupts.name or "Another worker's signal"
-    return None
+                return stops
+    return 0
 
 
 def stop_unless_finite(metrics, index, clips):
@@ -116,6 +160,27 @@ def stop_unless_finite(metrics, index, clips):
         f"train.py: the loss of step {index + 1} is {float(metrics['total_loss'])} and its gradient's "
         f"norm {float(metrics['grad_norm'])}. Clips: {clips.describe(index)}. The newest checkpoint "
         f"is from before. A lower lr or clip_grad_norm_by may help.")
+
+
+class UnusedLevels:
+    """Says, once for each, which levels' KL stays at nothing after a tenth of the run."""
+
+    NATS = 0.01  # a frame
+
+    def __init__(self, total):
+        self._first, self._low, self._said = -(-total // 10), set(), set()
+
+    def look(self, step, scalars, say):
+        """scalars: of training, at every step that is logged. say: prints a line."""
+        if step < self._first:
+            return
+        low = {name for name, value in scalars.items()
+               if name.startswith("avg_kl_prior_posterior") and value < self.NATS}
+        for name in sorted(self._low & low - self._said):
+            say(f"{name.split('__')[1]} is unused: its KL stays below {self.NATS} nats a frame. "
+                f"free_nats, or a smaller beta, may help.")
+        self._said |= self._low & low
+        self._low = low
 
 
 class Validation:
@@ -175,6 +240,10 @@ class Progress:
     def __exit__(self, *_):
         self._bar.close()
 
+    def say(self, line):
+        if not self._bar.disable:
+            self._bar.write(line)
+
     def advance(self, metrics):
         if self._bar.disable:
             return
@@ -188,7 +257,7 @@ class Progress:
             self._bar.set_postfix_str(f"loss {loss:.4g}, {rate * self._frames:.0f} frames/s")
             self._shown = now
         if first:
-            self._bar.write(f"First step, tracing and compilation included: {now - self._start:.1f} s")
+            self.say(f"First step, tracing and compilation included: {now - self._start:.1f} s")
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ def test_two_workers_stop_together_resume_and_log_what_one_does(run_dir, workpla
     chief, other = workers(*flags)
     run = wait_for_step(chief, tmp_path, 4)
     other.send_signal(signal.SIGTERM)
-    output = finish(chief)
-    finish(other)
-    (step,) = re.findall(r"Another worker's signal: saved step (\d+)", output)
+    output = finish(chief, -signal.SIGTERM)
+    finish(other, -signal.SIGTERM)
+    (step,) = re.findall(r"SIGTERM: saved step (\d+)", output)
     assert tf.train.latest_checkpoint(run / "model").endswith(f"ckpt-{step}")
 
     chief, other = workers(*flags)
@@ -70,7 +70,7 @@ def test_two_workers_stop_together_resume_and_log_what_one_does(run_dir, workpla
 def test_a_bad_cluster_or_batch_is_one_line(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(UserError, match="names no cluster and task"):
-        distribution.choose_strategy()
+        distribution.choose_strategy(50)
     strategy = tf.distribute.get_strategy()
     monkeypatch.setattr(type(strategy), "num_replicas_in_sync", 4)
     with pytest.raises(UserError, match="batch_size: 50 cannot be shared among 4 devices; nearest: 48"):

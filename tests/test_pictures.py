@@ -9,6 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pictures
+import runs
 
 RNG = np.random.default_rng(0)
 
@@ -86,17 +87,15 @@ def test_gif_of_one_frame_and_of_equal_frames_can_be_written():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tensorboard_reads_a_gif_back_as_an_image(tmp_path, channels):
     frames = pictures.to_uint8(video(3, 6, 8, channels))
-    writer = tf.summary.create_file_writer(str(tmp_path))
-    with writer.as_default(step=7):
-        pictures.gif_summary("open_loop", frames)
-        pictures.gif_summary("open_loop", frames[:1], step=8)
-    writer.close()
+    logger = runs.Logger(tmp_path, 0)
+    logger.gif(7, "val", frames)
+    logger.gif(8, "val", frames[:1])
 
-    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events = EventAccumulator(str(tmp_path / "val"), size_guidance={"tensors": 0})
     events.Reload()
-    metadata = events.SummaryMetadata("open_loop")
+    metadata = events.SummaryMetadata("open_loop_prediction")
     assert metadata.plugin_data.plugin_name == "images"
-    first, second = events.Tensors("open_loop")
+    first, second = events.Tensors("open_loop_prediction")
     assert (first.step, second.step) == (7, 8)
     width, height, data = tf.make_ndarray(first.tensor_proto)
     assert (width, height) == (b"8", b"6")

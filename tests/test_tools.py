@@ -86,10 +86,10 @@ def test_numbers_are_read_as_people_write_them(tmp_path):
 
 def test_flags_win_over_the_file_in_either_spelling(tmp_path):
     (tmp_path / "a.yml").write_text("dataset: mmnist\nbatch_size: 4\nmax_steps: 9")
-    config = tools.parse_train_flags([
+    config = tools.load_config(*tools.parse_train_flags([
         "--config", str(tmp_path / "a.yml"), "--batch-size", "8", "--lr=1e-3", "--save_gifs", "false",
         "--max_steps", "null", "--tmp-abs-factor", "[6, 4]", "--open_loop_ctx", "24",
-        "--cell-mean-only", "--data-root", "2024"])
+        "--cell-mean-only", "--data-root", "2024"]))
     assert (config.batch_size, config.lr, config.save_gifs, config.max_steps) == (8, 1e-3, False, None)
     assert (config.tmp_abs_factor, config.cell_mean_only, config.data_root) == ([6, 4], True, "2024")
 

@@ -55,7 +55,8 @@ def directory_atomically(path, numbered=False):
         final = _free_name(path) if numbered else path
         while os.path.exists(final) or not (lock := _make_part(final)):
             if not numbered:
-                raise UserError(f"out: {path} exists, or is being written; name another directory")
+                reason = "exists already" if os.path.exists(final) else "is being written by another"
+                raise UserError(f"out: {path} {reason}; name another directory")
             final = _free_name(path)
     except OSError as error:
         raise _cannot_write("out", path, error) from None

@@ -1,10 +1,14 @@
 """How good predictions are: PSNR, SSIM, LPIPS, FVD, and confidence intervals of their means.
 
+METRICS, at the end, is the one list of metrics: files, tables, plots and analyses follow it.
+
 PSNR and SSIM are TensorFlow, usable inside a graph. LPIPS needs PyTorch and FVD a downloaded
 network: both are optional, and imported only by who asks for them.
 """
 
+import dataclasses
 import os
+import typing
 import urllib.error
 import warnings
 
@@ -16,7 +20,6 @@ from tools import UserError
 
 SSIM_WINDOW = 7
 MAX_PSNR = 100.0  # dB
-LOWER_IS_BETTER = ("lpips",)
 
 
 # ----------------------------------------------------------------------------------- PSNR, SSIM
@@ -24,7 +27,7 @@ LOWER_IS_BETTER = ("lpips",)
 
 # XLA fuses each metric into a few passes over memory: on CPU, SSIM is 7 times faster, PSNR 20.
 @tf.function(jit_compile=True)
-def psnr(truth, prediction, data_range=1.0):
+def psnr(truth, prediction, data_range=1.0, per_channel=False):
     """Peak signal-to-noise ratio of every frame, 10 log10(data_range^2 / mse), in dB.
 
     Two equal frames have an infinite ratio, which would make any mean infinite: ratios are cut off
@@ -35,14 +38,16 @@ def psnr(truth, prediction, data_range=1.0):
         truth: [..., H, W, C], in [0, data_range]. Broadcasts against prediction.
         prediction: [..., H, W, C], C known in advance.
         data_range: a Python number, the distance between the least and the greatest pixel value.
+        per_channel: take each channel's ratio by itself, and the mean of these over the channels.
 
     Returns:
         [...] float32.
     """
     error = tf.cast(truth, tf.float64) - tf.cast(prediction, tf.float64)
-    mse = tf.reduce_mean(error**2, [-3, -2, -1])
+    mse = tf.reduce_mean(error**2, [-3, -2] if per_channel else [-3, -2, -1])
     mse = tf.maximum(mse, data_range**2 * 10 ** (-MAX_PSNR / 10))
-    return tf.cast(10 / np.log(10) * tf.math.log(data_range**2 / mse), tf.float32)
+    ratio = 10 / np.log(10) * tf.math.log(data_range**2 / mse)
+    return tf.cast(tf.reduce_mean(ratio, -1) if per_channel else ratio, tf.float32)
 
 
 @tf.function(jit_compile=True)
@@ -136,17 +141,102 @@ def bootstrap_interval(values, confidence=0.95, seed=0, num_resamples=2000):
     return interval.low.reshape(values.shape[1:]), interval.high.reshape(values.shape[1:])
 
 
+def bootstrap_interval_of_runs(values, confidence=0.95, seed=0, num_resamples=2000):
+    """Confidence interval of the mean over runs and examples, by a bootstrap over both.
+
+    A resample is as many runs and as many examples, each drawn with replacement: all runs are evaluated
+    on the same examples. Of one run it is bootstrap_interval.
+
+    Args:
+        values: [R, N] or [R, N, ...], of R runs on N examples; finite.
+        confidence, seed, num_resamples: as of bootstrap_interval.
+
+    Returns:
+        low, high: each [...], float64.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) == 1:
+        return bootstrap_interval(values[0], confidence, seed, num_resamples)
+    rng = np.random.default_rng(seed)
+    runs, examples = (rng.multinomial(size, np.full(size, 1 / size), num_resamples) / size
+                      for size in values.shape[:2])  # [resamples, R] and [resamples, N]
+    flat = values.reshape(*values.shape[:2], -1)
+    means = sum(runs[:, i, None] * (examples @ flat[i]) for i in range(len(flat)))
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(means, tails, axis=0)
+    return low.reshape(values.shape[2:]), high.reshape(values.shape[2:])
+
+
 def mean_and_interval(values):
-    """The mean over examples [N] and its 95 % interval, as JSON has them; no interval of one example."""
-    low, high = bootstrap_interval(values)
+    """The mean and its 95 % interval, as JSON has them; no interval of one example.
+
+    values: [N] of the examples, or [R, N] of several runs on the same examples.
+    """
+    values = np.asarray(values)
+    low, high = bootstrap_interval_of_runs(values.reshape(-1, values.shape[-1]))
     return {"mean": float(np.mean(values)),
             "confidence_95": None if np.isnan(low) else [float(low), float(high)]}
 
 
-def best_sample(name, values):
-    """The best of S samples by the mean over time of a metric: [..., S, F] to whole numbers [...]."""
-    means = np.asarray(values).mean(-1)
-    return means.argmin(-1) if name in LOWER_IS_BETTER else means.argmax(-1)
+# -------------------------------------------------------------------------------------------- tables
+
+
+def cell(estimate, decimals):
+    """A mean and its interval: "2.30 [1.95, 2.66]"; the mean alone where there is one example.
+
+    estimate: as of mean_and_interval.
+    """
+    def text(x):
+        return f"{round(x, decimals) + 0.0:.{decimals}f}"  # no minus before a zero
+
+    if estimate["confidence_95"] is None:
+        return text(estimate["mean"])
+    return "{} [{}, {}]".format(*map(text, [estimate["mean"], *estimate["confidence_95"]]))
+
+
+def markdown(lines):
+    """Rows of words, the first of which are heads, as a Markdown table."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "".join(f"| {' | '.join(map(str.ljust, line, widths))} |\n" for line in lines)
+
+
+# ------------------------------------------------------------------------------- trivial predictors
+
+# What needs no model: a model that does not beat these has learned nothing. By name, what tables say.
+TRIVIAL = {"last_frame": "last frame held", "context_mean": "mean of the context", "black": "black"}
+
+
+def trivial_predictions(context):
+    """The prediction of each trivial predictor, in the order of TRIVIAL; each is the same at all times.
+
+    context: uint8 [B, ctx, H, W, C], the frames observed.
+
+    Returns: float32 [B, 3, 1, H, W, C].
+    """
+    context = _to_float(context)
+    last, mean = context[:, -1], context.mean(1)
+    return np.stack([last, mean, np.zeros_like(last)], 1)[:, :, None]
+
+
+def spans(better):
+    """The spans of frames for which `better`, bool [F], holds: (first, last) pairs of indices."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], better, [False]]).astype(int)))
+    return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]
+
+
+def spans_text(found, context, frames, at_most=3):
+    """Where a model is better than the trivial predictors, in words.
+
+    found: the (first, last) numbers of frames, of the `frames` frames that follow a context.
+    """
+    if not found:
+        return "the model is at no frame better than every trivial predictor"
+    total = sum(last - first + 1 for first, last in found)
+    words = [f"{first} to {last}" if last > first else f"{first}" for first, last in found]
+    more = f" and {len(words) - at_most} more spans" if len(words) > at_most else ""
+    return (f"the model is better than every trivial predictor from frame {', '.join(words[:at_most])}"
+            f"{more}: {total} of the frames {context + 1} to {context + frames}")
 
 
 # -------------------------------------------------------------------------------------------- LPIPS
@@ -360,3 +450,116 @@ def _centred(features):
     if len(centred) > centred.shape[1]:
         centred = np.linalg.qr(centred, mode="r")  # same square, fewer rows
     return mean, centred
+
+
+# ---------------------------------------------------------------------------------------- the metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How predicted frames are scored, and how the scores are shown.
+
+    name: of the metric in files.
+    label, unit: on axes and in tables; the unit may be "".
+    convention: what exactly it is, for those who compare it with another paper's.
+    function: (truth, prediction, factors) -> the score of every frame, float32 [B, S, F]. Truth is
+        [B, 1, F, H, W, C], prediction [B, S, F, H, W, C], or with 1 for F where it is the same for all
+        frames: what broadcasts, as subtraction does, gets both right. Factors is a dict of `label`, int
+        [B, D], and `position`, float32 [B, F, D, 2]; None where the data has none.
+    better: "higher" or "lower".
+    decimals: in tables.
+    pixels: what the function is given. "clipped" and "unclipped": float32 tensors, in a graph that XLA
+        compiles, the predictions clipped to [0, 1] or as decoded. "8-bit": uint8 arrays, outside of it.
+    headline: drawn over time, with a best sample; else a number of tables and metrics.npz alone.
+    needs_factors: whether the metric is left out for data without factors.
+    networks: names of networks, of which a flag --<name> chooses one; without it the metric is left out.
+        function(network) then gives the function, and a {network} in the convention is its name.
+    """
+
+    name: str
+    label: str
+    unit: str
+    convention: str
+    function: typing.Callable
+    better: str = "higher"
+    decimals: int = 3
+    pixels: str = "clipped"
+    headline: bool = True
+    needs_factors: bool = False
+    networks: tuple = ()
+
+    @property
+    def axis(self):
+        """The label with its unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def heading(self):
+        """The label with its unit, and which way is better."""
+        return f"{self.axis} {'↑' if self.better == 'higher' else '↓'}"
+
+    def advantage(self, a, b):
+        """By how much a is better than b."""
+        return a - b if self.better == "higher" else b - a
+
+    def best(self, values, axis):
+        """The best values along an axis."""
+        return np.max(values, axis) if self.better == "higher" else np.min(values, axis)
+
+    def best_sample(self, values):
+        """The best of S samples by its mean over time: [..., S, F] to whole numbers [...]."""
+        return self.advantage(np.asarray(values).mean(-1), 0).argmax(-1)
+
+
+def lpips(network):
+    """The function of the metric LPIPS."""
+    distance = LPIPS(network)
+    return lambda truth, prediction, factors: distance(truth, prediction)
+
+
+METRICS = {metric.name: metric for metric in (
+    Metric(
+        "psnr", "PSNR", "dB", "PSNR in dB of predictions clipped to [0, 1], data range 1, per frame",
+        lambda truth, prediction, factors: psnr(truth, prediction), decimals=2),
+    Metric(
+        "ssim", "SSIM", "",
+        "SSIM as in scikit-image (7x7 uniform window, sample covariance, K1 0.01, K2 0.03, interior "
+        "pixels) of predictions clipped to [0, 1], data range 1, per frame",
+        lambda truth, prediction, factors: ssim(truth, prediction)),
+    Metric(
+        "lpips", "LPIPS", "",
+        "LPIPS (lpips 0.1, net {network}) of 8-bit predictions, grey repeated to colour, per frame; "
+        "lower is better",
+        lpips, better="lower", pixels="8-bit",
+        networks=("alex", "vgg", "squeeze")),
+    Metric(
+        "psnr_unclipped", "PSNR, unclipped", "dB",
+        "PSNR in dB of unclipped predictions, data range 1, per frame; of colour the mean over the "
+        "channels of each one's PSNR: as published for this model",
+        lambda truth, prediction, factors: psnr(truth, prediction, per_channel=True), decimals=2,
+        pixels="unclipped", headline=False),
+    Metric(
+        "ssim_range2", "SSIM, unclipped, range 2", "",
+        "SSIM as above, of unclipped predictions, data range 2: as published for this model",
+        lambda truth, prediction, factors: ssim(truth, prediction, data_range=2.0),
+        pixels="unclipped", headline=False),
+)}
+
+
+def chosen(networks=None, factors=False):
+    """The metrics that can be computed: a list of Metric.
+
+    networks: the network chosen for each metric that has some, by the metric's name.
+    factors: whether the data has factors.
+    """
+    networks = networks or {}
+    found = []
+    for metric in METRICS.values():
+        if metric.networks and metric.name in networks:
+            network = networks[metric.name]
+            metric = dataclasses.replace(
+                metric, function=metric.function(network), networks=(),
+                convention=metric.convention.format(network=network))
+        if not metric.networks and (factors or not metric.needs_factors):
+            found.append(metric)
+    return found

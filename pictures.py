@@ -170,36 +170,34 @@ def _stack(videos, axis, separator, gap=GAP):
 
 # -------------------------------------------------------------------------------------------- plots
 
-UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 STYLE = {
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.9", "grid.linewidth": 0.6,
     "legend.frameon": False, "lines.linewidth": 1.5, "savefig.dpi": 200, "savefig.bbox": "tight",
     "pdf.fonttype": 42,  # letters stay letters, as journals ask
 }
+TRIVIAL_LINE = dict(color="0.45", linestyle=(0, (4, 2)), linewidth=1.1, label="best trivial predictor")
 
 
-def axis_label(name):
-    """A metric's name with its unit, as an axis shows it."""
-    return UNITS.get(name, name)
-
-
-def save_range_plot(path, name, mean, low, high, context):
+def save_range_plot(path, label, mean, low, high, context, trivial):
     """Plots a metric over the predicted frames, with the interval around its mean.
 
     Args:
         path: of the picture.
-        name: of the metric: psnr, ssim, lpips, or a label for the axis.
+        label: of the axis.
         mean, low, high: [T], for frames context + 1 ... context + T. NaN bounds are left out.
         context: number of frames observed.
+        trivial: [T], of the best trivial predictor.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5, 2.8), layout="constrained")
         axes = figure.add_subplot()
         frames = np.arange(context + 1, context + 1 + len(mean))
         axes.fill_between(frames, low, high, color=BLUE, alpha=0.25, linewidth=0)
-        axes.plot(frames, mean, color=BLUE)
-        axes.set(xlabel="Frame", ylabel=axis_label(name), xlim=(context + 1, frames[-1] + 0.5))
+        axes.plot(frames, mean, color=BLUE, label="model")
+        axes.plot(frames, trivial, **TRIVIAL_LINE)
+        axes.set(xlabel="Frame", ylabel=label, xlim=(context + 1, frames[-1] + 0.5))
+        axes.legend()
         figure.savefig(path)
 
 

@@ -1,8 +1,8 @@
 """Compares runs in one figure: python3 plot.py logs/moving_digits/* --out comparison.pdf
 
 Of a run directory it shows the training curves and the newest evaluation, of an eval_<date_time>/
-that evaluation. The means, with 95% intervals, are printed as a Markdown table and written beside
-the figure.
+that evaluation. Runs that differ in the seed alone are one curve, with intervals over seeds and
+examples. The means, with 95% intervals, are printed as a Markdown table and written beside the figure.
 """
 
 import quiet  # noqa: F401
@@ -18,25 +18,17 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-import metrics
 import pictures
+from metrics import (
+    METRICS,
+    TRIVIAL,
+    bootstrap_interval_of_runs,
+    cell,
+    markdown,
+    mean_and_interval,
+)
 from tools import Config, Parser, UserError, read_yaml, run_script, write_atomically
 
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    label: str
-    decimals: int
-    drawn: bool  # and not only in the table
-
-
-METRICS = {
-    "psnr": Metric("PSNR (dB)", 2, True),
-    "ssim": Metric("SSIM", 3, True),
-    "lpips": Metric("LPIPS", 3, True),
-    "psnr_unclipped": Metric("PSNR (dB), unclipped", 2, False),
-    "ssim_range2": Metric("SSIM, unclipped, range 2", 3, False),
-}
 LOSSES = {
     "total_loss": "Loss (nats per frame)",
     "nll_term": "Negative log-likelihood\n(nats per frame)",
@@ -56,8 +48,10 @@ class Result:
     settings: of the run and of the evaluation, flat.
     training: the lines of metrics.jsonl, [] where only an evaluation was given.
     scores: metric -> [N, S, T] of N examples, S samples, T predicted frames; {} without evaluation.
-    fvd: what eval.py reports of FVD, None where it does not.
     context: frames observed before those.
+    trivial: metric -> trivial predictor -> [N, T]; {} for an evaluation that has none.
+    conventions: metric -> what exactly it is, in words.
+    fvd: what eval.py reports of FVD, None where it does not.
     """
 
     path: str
@@ -65,6 +59,8 @@ class Result:
     training: list
     scores: dict
     context: int | None
+    trivial: dict = dataclasses.field(default_factory=dict)
+    conventions: dict = dataclasses.field(default_factory=dict)
     fvd: dict | None = None
 
     def over_samples(self, name, best):
@@ -75,7 +71,21 @@ class Result:
         scores = self.scores[name]
         if not best:
             return scores.mean(1)
-        return scores[np.arange(len(scores)), metrics.best_sample(name, scores)]
+        return scores[np.arange(len(scores)), METRICS[name].best_sample(scores)]
+
+
+@dataclasses.dataclass
+class Curve:
+    """What is drawn as one curve: a result, or several that differ in the seed of training alone."""
+
+    results: list
+
+    def __getattr__(self, name):
+        return getattr(self.results[0], name)
+
+    def of(self, name, best=False):
+        """A metric of every run and example: [R, N, T]."""
+        return np.stack([result.over_samples(name, best) for result in self.results])
 
 
 def main():
@@ -83,24 +93,28 @@ def main():
     parser.add_argument("dirs", nargs="+", metavar="RUN_OR_EVAL_DIR",
                         help="run directories, or evaluations (eval_<date_time>/) in them")
     parser.add_argument("--labels", nargs="+", metavar="LABEL",
-                        help="one per directory (default: the settings that differ)")
+                        help="one per curve (default: the settings that differ); runs that differ in "
+                             "the seed alone are one curve")
     parser.add_argument("--best", action="store_true",
                         help="draw the best sample of each example (default: the mean over samples)")
+    parser.add_argument("--together", action="store_true",
+                        help="draw into one panel what is not comparable, too: other data, contexts "
+                             "or conventions of a metric (default: a row of panels for each)")
     parser.add_argument("--out", required=True, metavar="FIGURE", help="such as comparison.pdf or .png")
     flags = parser.parse_args()
     stem, suffix = os.path.splitext(flags.out)
     formats = Figure().canvas.get_supported_filetypes()
     if suffix[1:] not in formats:
         raise UserError(f"out: {flags.out} must end in one of {', '.join(sorted(formats))}")
-    if flags.labels and len(flags.labels) != len(flags.dirs):
-        raise UserError(f"labels: {len(flags.labels)} are given for {len(flags.dirs)} directories")
 
-    results = [read_result(path) for path in flags.dirs]
-    labels = flags.labels or label_by_difference(results)
-    text = table(results, labels)
+    curves = group_seeds([read_result(path) for path in flags.dirs])
+    if flags.labels and len(flags.labels) != len(curves):
+        raise UserError(f"labels: {len(flags.labels)} are given for {len(curves)} curves")
+    labels = flags.labels or label_by_difference(curves)
+    text = table(curves, labels)
     try:
         with write_atomically(flags.out, "wb") as file:
-            save_comparison(file, suffix[1:], results, labels, flags.best)
+            save_comparison(file, suffix[1:], curves, labels, flags.best, flags.together)
         with write_atomically(f"{stem}.md") as file:
             file.write(text)
     except OSError as error:
@@ -147,6 +161,11 @@ def read_evaluation(path):
         settings, fvd = numbers["settings"], numbers.get("fvd")
         with np.load(arrays) as file:
             scores = {name: np.asarray(file[name], np.float64) for name in METRICS if name in file}
+            conventions = {name: str(file[f"{name}_convention"])
+                           for name in scores if f"{name}_convention" in file}
+            trivial = {name: {predictor: np.asarray(file[f"{name}_{predictor}"], np.float64)
+                              for predictor in TRIVIAL}
+                       for name in scores if all(f"{name}_{predictor}" in file for predictor in TRIVIAL)}
             context = int(file["open_loop_ctx"])
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
@@ -160,7 +179,7 @@ def read_evaluation(path):
             raise UserError(f"{arrays}: {name} has values that are not finite")
     if not scores:
         raise UserError(f"{arrays} has none of the metrics {', '.join(METRICS)}")
-    return Result(path, settings, [], scores, context, fvd)
+    return Result(path, settings, [], scores, context, trivial, conventions, fvd)
 
 
 def read_training(run_dir):
@@ -180,23 +199,76 @@ def read_training(run_dir):
     return training
 
 
+# ---------------------------------------------------------------------------------- what compares
+
+
+def compared_keys():
+    """The settings that can make results differ."""
+    keys = [field.name for field in dataclasses.fields(Config) if field.metadata["changes"] != "run"]
+    return keys + [key for key in EVALUATION_KEYS if key not in keys]
+
+
+def group_seeds(results):
+    """Makes one Curve of the results that differ in the seed alone, and one of each other result."""
+    curves, found = [], {}
+    for result in results:
+        same = {key: result.settings.get(key) for key in compared_keys() if key != "seed"}
+        shapes = {name: scores.shape for name, scores in result.scores.items()}
+        key = json.dumps([same, data_of(result), result.conventions, shapes, bool(result.training)])
+        others = found.get(key)
+        # The same seed again is no other draw: it is shown by itself.
+        seed = result.settings.get("seed")
+        if others and all(seed != other.settings.get("seed") for other in others.results):
+            others.results.append(result)
+        else:
+            curves.append(Curve([result]))
+            found.setdefault(key, curves[-1])
+    return curves
+
+
+def data_of(result):
+    """What tells the test data of a result from other data."""
+    settings = result.settings
+    # Evaluations have it since they stand beside trivial predictors.
+    if "data_digest" in settings:
+        return settings["data_digest"]
+    root = settings.get("data_root") if settings.get("dataset") == "videos" else None
+    return settings.get("dataset"), root, settings.get("frame_skip")
+
+
+def comparable(curves, name):
+    """The curves that have a metric, by what must be equal for them to share a panel.
+
+    Returns: a list of lists of indices.
+    """
+    having = [index for index, curve in enumerate(curves) if name in curve.scores]
+    digests = all("data_digest" in curves[index].settings for index in having)
+    found = {}
+    for index in having:
+        curve = curves[index]
+        data = data_of(curve) if digests else curve.settings.get("dataset")
+        key = data, curve.context, curve.conventions.get(name)
+        found.setdefault(key, []).append(index)
+    return list(found.values())
+
+
 # ------------------------------------------------------------------------------------------- labels
 
 
-def label_by_difference(results):
-    """Labels results by the settings in which they differ, or else by their paths."""
-    compared = [field.name for field in dataclasses.fields(Config) if field.metadata["changes"] != "run"]
-    compared += [key for key in EVALUATION_KEYS if key not in compared]
+def label_by_difference(curves):
+    """Labels curves by the settings in which they differ, or else by their paths."""
     # A setting that one of them lacks (of the evaluation: a run may have none) is no difference.
     differing = [
-        key for key in compared
-        if all(key in result.settings for result in results)
-        and any(result.settings[key] != results[0].settings[key] for result in results)]
-    labels = [", ".join(f"{key} {spelled(result.settings[key])}" for key in differing)
-              for result in results]
-    if len(set(labels)) < len(labels):
-        labels = [os.path.normpath(result.path) for result in results]
-    return labels
+        key for key in compared_keys()
+        if all(key in curve.settings for curve in curves)
+        and not (key == "seed" and any(len(curve.results) > 1 for curve in curves))
+        and any(curve.settings[key] != curves[0].settings[key] for curve in curves)]
+    labels = [", ".join(f"{key} {spelled(curve.settings[key])}" for key in differing)
+              for curve in curves]
+    if len(set(labels)) < len(labels) or not differing and len(curves) == 1:
+        labels = [os.path.normpath(curve.path) for curve in curves]
+    return [label + (f" ({len(curve.results)} seeds)" if len(curve.results) > 1 else "")
+            for label, curve in zip(labels, curves, strict=True)]
 
 
 def spelled(value):
@@ -207,86 +279,112 @@ def spelled(value):
 # -------------------------------------------------------------------------------------------- table
 
 
-def table(results, labels):
+def table(curves, labels):
     """The means over frames, samples and examples, with their intervals, as Markdown."""
-    lines = [["", *labels], *table_rows(results)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    lines = [" | ".join(map(str.ljust, line, widths)) for line in lines]
-    text = "".join(f"| {line} |\n" for line in lines)
-    if any(result.scores for result in results):
-        text += ("\nMeans over the predicted frames and the examples; in brackets the 95% bootstrap "
-                 "interval over the examples.\nThe best sample of an example is the one with the best "
-                 "mean over time, chosen for each metric.\n")
+    text = markdown([["", *labels], *table_rows(curves)])
+    if any(curve.scores for curve in curves):
+        over = "the seeds and the examples" if any(
+            len(curve.results) > 1 for curve in curves) else "the examples"
+        text += (f"\nMeans over the predicted frames and {over}; in brackets the 95% bootstrap "
+                 f"interval over {over}.\nThe best sample of an example is the one with the best "
+                 f"mean over time, chosen for each metric.\n")
+    for name in METRICS:
+        found = {curve.conventions[name] for curve in curves if name in curve.conventions}
+        if len(found) > 1:
+            text += f"{METRICS[name].label} is of {len(found)} conventions here, which do not compare.\n"
     return text
 
 
-def table_rows(results):
-    """Yields the rows of the table: a name, then a cell a result, empty where it has no such thing."""
-    shapes = [next(iter(result.scores.values())).shape if result.scores else None for result in results]
+def table_rows(curves):
+    """Yields the rows of the table: a name, then a cell a curve, empty where it has no such thing."""
+    shapes = [next(iter(curve.scores.values())).shape if curve.scores else None for curve in curves]
+    if any(len(curve.results) > 1 for curve in curves):
+        yield ["Seeds", *(str(len(curve.results)) for curve in curves)]
     if any(shapes):
         for axis, name in enumerate(["Examples", "Samples of each", "Frames predicted"]):
             yield [name, *(str(shape[axis]) if shape else "" for shape in shapes)]
-        yield ["Frames of context", *(str(result.context or "") for result in results)]
+        yield ["Frames of context", *(str(curve.context or "") for curve in curves)]
     several = sorted({shape[1] for shape in shapes if shape and shape[1] > 1})
-    for name in METRICS:
-        having = [name in result.scores for result in results]
-        if any(having):
-            yield [f"{label(name)}, mean", *(
-                cell(result, name) if has else "" for result, has in zip(results, having, strict=True))]
-        for samples in several if any(having) else []:
-            yield [f"{label(name)}, best of {samples}", *(
-                cell(result, name, best=True) if name in result.scores and shape[1] == samples else ""
-                for result, shape in zip(results, shapes, strict=True))]
-    if any(result.fvd for result in results):
-        yield ["FVD ↓ (videos, frames of each)", *(
-            "{fvd:.1f} ({fvd_num_videos}, {fvd_num_frames})".format(**result.fvd) if result.fvd else ""
-            for result in results)]
-    if any(result.training for result in results):
-        yield ["Steps trained", *(str(result.training[-1]["step"]) if result.training else ""
-                                  for result in results)]
+    for name, metric in METRICS.items():
+        having = [name in curve.scores for curve in curves]
+        if not any(having):
+            continue
+
+        def row(words, values, metric=metric):
+            return [f"{metric.heading}, {words}", *(
+                "" if value is None else cell(mean_and_interval(value.mean(-1)), metric.decimals)
+                for value in values)]
+
+        yield row("mean", [curve.of(name) if has else None
+                           for curve, has in zip(curves, having, strict=True)])
+        for samples in several:
+            yield row(f"best of {samples}", [
+                curve.of(name, best=True) if has and shape[1] == samples else None
+                for curve, has, shape in zip(curves, having, shapes, strict=True)])
+        if any(name in curve.trivial for curve in curves):
+            for predictor, words in TRIVIAL.items():
+                yield row(words, [curve.trivial[name][predictor] if name in curve.trivial else None
+                                  for curve in curves])
+    if any(curve.fvd for curve in curves):
+        yield ["FVD ↓ (videos, frames of each)", *(map(fvd_text, curves))]
+    if any(curve.training for curve in curves):
+        yield ["Steps trained", *(str(curve.training[-1]["step"]) if curve.training else ""
+                                  for curve in curves)]
 
 
-def cell(result, name, best=False):
-    """A mean and its interval: "21.30 [20.95, 21.66]"; the mean alone where there is one example."""
-    values = result.over_samples(name, best).mean(1)
-    low, high = metrics.bootstrap_interval(values)
-    decimals = METRICS[name].decimals
-    if np.isnan(low):
-        return f"{values.mean():.{decimals}f}"
-    return f"{values.mean():.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
-
-
-def label(name):
-    """A metric's name with its unit, and which way is better."""
-    return f"{METRICS[name].label} {'↓' if name in metrics.LOWER_IS_BETTER else '↑'}"
+def fvd_text(curve):
+    """The FVD of every seed, and of how many videos and frames."""
+    if not all(result.fvd for result in curve.results):
+        return ""
+    distances = ", ".join(f"{result.fvd['fvd']:.1f}" for result in curve.results)
+    return "{} ({fvd_num_videos}, {fvd_num_frames})".format(distances, **curve.fvd)
 
 
 # ------------------------------------------------------------------------------------------- figure
 
 
-def save_comparison(file, suffix, results, labels, best):
-    """Draws the metrics over time in one row of panels, the training curves in another."""
-    drawn = [name for name, metric in METRICS.items()
-             if metric.drawn and any(name in result.scores for result in results)]
-    losses = [name for name in LOSSES if any(result.training for result in results)]
-    rows = [row for row in (drawn, losses) if row]
-    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8}):
+def save_comparison(file, suffix, curves, labels, best, together):
+    """Draws the metrics over time in rows of panels, the training curves in another.
+
+    Curves of other data, contexts or conventions of a metric have rows of their own, unless they are to
+    be drawn together: the panel then says so.
+    """
+    rows = metric_rows(curves, together)
+    losses = [(name, None) for name in LOSSES if any(curve.training for curve in curves)]
+    rows += [losses] if losses else []
+    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
         # As wide as the text of a page.
         figure = Figure(figsize=(7, 2.3 * len(rows) + 0.3), layout="constrained")
         parts = np.atleast_1d(figure.subfigures(len(rows), 1))
-        for part, names in zip(parts, rows, strict=True):
-            for axes, name in zip(np.atleast_1d(part.subplots(1, len(names))), names, strict=True):
+        for part, panels in zip(parts, rows, strict=True):
+            for axes, (name, shown) in zip(
+                    np.atleast_1d(part.subplots(1, len(panels))), panels, strict=True):
                 if name in LOSSES:
-                    draw_training(axes, name, results)
+                    draw_training(axes, name, curves)
                 else:
-                    draw_metric(axes, name, results, best)
+                    draw_metric(axes, name, curves, shown, best)
             part.supxlabel("Training step (light: training loss, dark: validation loss)"
-                           if names is losses else "Frame", fontsize=8)
-        handles = [matplotlib.lines.Line2D([], [], **style(index)) for index in range(len(results))]
+                           if panels is losses else "Frame", fontsize=8)
+        handles = [matplotlib.lines.Line2D([], [], **style(index)) for index in range(len(curves))]
+        if any(curve.trivial for curve in curves):
+            handles.append(matplotlib.lines.Line2D([], [], **pictures.TRIVIAL_LINE))
+            labels = [*labels, pictures.TRIVIAL_LINE["label"]]
         figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels),
                       handlelength=3)
         figure.savefig(file, format=suffix)
+
+
+def metric_rows(curves, together, panels=3):
+    """The rows of panels, each a list of (metric, indices of the curves in it)."""
+    drawn = [name for name, metric in METRICS.items() if metric.headline]
+    groups = {name: comparable(curves, name) for name in drawn}
+    if together:
+        groups = {name: [sum(found, [])] for name, found in groups.items() if found}
+    rows = []
+    for number in range(max(map(len, groups.values()), default=0)):
+        row = [(name, found[number]) for name, found in groups.items() if number < len(found)]
+        rows += [row[i:i + panels] for i in range(0, len(row), panels)]
+    return rows
 
 
 def legend_columns(labels):
@@ -301,21 +399,46 @@ def style(index):
         marker=MARKERS[index % len(MARKERS)], markersize=3.5, linewidth=1.3)
 
 
-def draw_metric(axes, name, results, best):
-    """A metric over the predicted frames, with its 95% interval."""
-    for index, result in enumerate(results):
-        if name not in result.scores:
-            continue
-        values = result.over_samples(name, best)  # [N, T]
-        frames = np.arange(result.context + 1, result.context + 1 + values.shape[1])
-        low, high = metrics.bootstrap_interval(values)
+def draw_metric(axes, name, curves, shown, best):
+    """A metric over the predicted frames, with its 95% interval, of the curves of these indices."""
+    metric, trivial = METRICS[name], []
+    for index in shown:
+        curve = curves[index]
+        values = curve.of(name, best)  # [R, N, T]
+        frames = np.arange(curve.context + 1, curve.context + 1 + values.shape[2])
+        low, high = bootstrap_interval_of_runs(values)
         look = style(index)
         axes.fill_between(frames, low, high, color=look["color"], alpha=0.15, linewidth=0)
         # Few markers, and none upon another's.
-        axes.plot(frames, values.mean(0), markevery=marked(len(frames), index, len(results)), **look)
-    samples = sorted({result.scores[name].shape[1] for result in results if name in result.scores})
+        axes.plot(frames, values.mean((0, 1)), markevery=marked(len(frames), index, len(curves)), **look)
+        if name in curve.trivial:
+            bound = metric.best([values.mean(0) for values in curve.trivial[name].values()], 0)
+            if not any(len(bound) == len(other) and np.allclose(bound, other) for other in trivial):
+                trivial.append(bound)
+                axes.plot(frames, bound, **pictures.TRIVIAL_LINE, zorder=1.5)
+    samples = sorted({curves[index].scores[name].shape[1] for index in shown})
     chosen = f", best of {' or '.join(map(str, samples))}" if best else ""
-    axes.set_ylabel(label(name) + chosen)
+    axes.set_ylabel(metric.heading + chosen)
+    differing = differences([curves[index] for index in shown], name)
+    if differing:
+        axes.set_title(f"not comparable: {differing}", color=pictures.VERMILLION, fontsize=6)
+    elif len(comparable(curves, name)) > 1:
+        curve = curves[shown[0]]
+        axes.set_title(f"{curve.settings.get('dataset')}, context {curve.context}")
+
+
+def differences(curves, name):
+    """In what curves of a metric differ that makes them no comparison, in words; "" for nothing."""
+    if len(comparable(curves, name)) < 2:
+        return ""
+    words = {
+        "context": len({curve.context for curve in curves}),
+        "convention": len({curve.conventions.get(name) for curve in curves})}
+    found = [word for word, count in words.items() if count > 1]
+    if len(comparable([dataclasses.replace(
+            curve.results[0], context=0, conventions={}) for curve in curves], name)) > 1:
+        found.insert(0, "data")
+    return f"other {' and '.join(found)}"
 
 
 def marked(points, index, results, count=5):
@@ -324,22 +447,31 @@ def marked(points, index, results, count=5):
     return slice(index * step // results, None, step)
 
 
-def draw_training(axes, name, results):
-    """A loss over the steps: that of validation, and lightly that of training."""
+def draw_training(axes, name, curves):
+    """A loss over the steps: that of validation, and lightly that of training; of seeds their mean."""
     late = []
-    for index, result in enumerate(results):
+    for index, curve in enumerate(curves):
         for split, light in (("train", dict(alpha=0.35, linewidth=0.8, marker="")), ("val", {})):
-            points = np.array([(line["step"], line[name]) for line in result.training
-                               if line["split"] == split], float).reshape(-1, 2)
-            steps, values = points.T
-            axes.plot(steps, values, **{
-                **style(index), **light, "markevery": marked(len(steps), index, len(results))})
-            late.extend(values[steps >= 0.05 * steps.max(initial=0)])
+            steps, values = training_curve(curve, split, name)
+            look = {**style(index), **light, "markevery": marked(len(steps), index, len(curves))}
+            if len(values) > 1 and split == "val":
+                axes.fill_between(steps, values.min(0), values.max(0), color=look["color"], alpha=0.15,
+                                  linewidth=0)
+            axes.plot(steps, values.mean(0), **look)
+            late.extend(values[:, steps >= 0.05 * steps.max(initial=0)].flat)
     # The first steps lose so much more than all others that these would be one flat line.
     if np.isfinite(late).any():
         low, high = np.nanmin(late), np.nanmax(late)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.set_ylabel(LOSSES[name])
+
+
+def training_curve(curve, split, name):
+    """The steps that all runs of a curve have logged, and a scalar at these: [R, steps]."""
+    logged = [{line["step"]: float(line[name]) for line in result.training if line["split"] == split}
+              for result in curve.results]
+    steps = sorted(set.intersection(*map(set, logged)))
+    return np.array(steps, float), np.array([[run[step] for step in steps] for run in logged])
 
 
 if __name__ == "__main__":

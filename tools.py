@@ -468,6 +468,77 @@ def _parse_flag(key, text):
         raise UserError(f"{key}: cannot read {show(text)}") from None
 
 
+# ------------------------------------------------------------------- flags of eval.py and analyze.py
+
+EVALUATION_FLAGS = {
+    "model_dir": dict(
+        required=True, metavar="DIR", help="a run directory, its model/, or one of its model_<step>/"),
+    "data_root": dict(metavar="PATH", help="where the data is (default: the config's)"),
+    "out": dict(metavar="DIR", help="where to write (default: in the run directory, by date and time)"),
+    "seed": dict(min=0, default=0, help="of the samples (default: 0)"),
+    "open_loop_ctx": dict(min=1, help="frames observed before prediction (default: the config's)"),
+    "seq_len": dict(min=1, help="frames of a sequence, context included (default: eval_seq_len)"),
+    "use_obs": dict(
+        metavar="V", help="which levels observe the context: true, false, or T/F per level from the "
+                          "bottom, such as TTF (default: the config's)"),
+    "num_examples": dict(min=1, help="test videos (default: all of them, 100 at most)"),
+    "num_samples": dict(min=1, default=1, help="predictions of each video (default: 1)"),
+    "batch_size": dict(
+        min=1, default=16, help="sequences predicted at once; decides speed, not results (default: 16)"),
+}
+
+
+def add_evaluation_flags(parser, *names, **helps):
+    """Adds the first four of EVALUATION_FLAGS to a parser, and those that are named.
+
+    helps: other help texts, by the flag's name.
+    """
+    for name in ("model_dir", "data_root", "out", "seed", *names):
+        options = dict(EVALUATION_FLAGS[name])
+        options["help"] = helps.get(name, options["help"])
+        if "min" in options:
+            options |= dict(type=whole_number(name, options.pop("min")), metavar="N")
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def whole_number(name, least):
+    """The type of a flag that takes whole numbers from `least` on."""
+    def convert(text):
+        value = int(text)
+        if not least <= value < 2**31:
+            near = least if value < least else 2**31 - 1
+            raise UserError(f"{name}: {text} is out of range; nearest: {near}")
+        return value
+
+    convert.__name__ = "whole number"  # as argparse calls what is none
+    return convert
+
+
+def evaluated_config(config, flags):
+    """The config of a run, as the flags of its evaluation change it.
+
+    Raises UserError where the context or the levels that observe do not fit the model.
+    """
+    context = getattr(flags, "open_loop_ctx", None) or config.open_loop_ctx
+    seq_len = getattr(flags, "seq_len", None) or config.eval_seq_len
+    use_obs = getattr(flags, "use_obs", None) or config.use_obs
+    use_obs = {"true": True, "false": False}.get(use_obs, use_obs)
+    check_open_loop(context, seq_len, config.strides[-1])
+    return config.replace(open_loop_ctx=context, eval_seq_len=seq_len, use_obs=use_obs,
+                          data_root=flags.data_root or config.data_root)
+
+
+def num_examples(wanted, available):
+    """How many test videos are used: as many as wanted, by default all, but 100 at most.
+
+    Raises UserError where there are not so many.
+    """
+    if wanted and wanted > available:
+        raise UserError(f"num_examples: {wanted} is more than the {available} test videos that are "
+                        f"long enough; nearest: {available}")
+    return wanted or min(100, available)
+
+
 # ----------------------------------------------------------------------------------------- files
 
 

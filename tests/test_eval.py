@@ -1,5 +1,6 @@
 """Evaluation end to end: what it leaves behind, that its numbers are those of its pictures."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from conftest import finish, script
 from plain_eval import PlainEvaluation, noise_of
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import analyze
 import cwvae
 import data_loader
 import eval as evaluation
@@ -47,6 +49,7 @@ def test_it_leaves_what_the_readme_names(eval_dir):
         for statistic in ("mean", "stddev"):
             curve = np.load(eval_dir / f"{name}_{statistic}.npz")
             assert curve[f"{name}_best_of_4"].shape == (7,)
+            assert curve[f"{name}_last_frame"].shape == (7,)
         assert iio.imread(eval_dir / f"{name}_range.png").ndim == 3
     for i in range(3):
         for name in ("random_sample_1", "random_sample_2", "best_ssim_sample", "best_psnr_sample"):
@@ -146,14 +149,9 @@ def test_batches_are_even():
     assert list(even_batches(2, 0)) == [(0, 1), (1, 1)]  # more samples than fit a batch
 
 
-class StubLPIPS:
-    """Stands in for metrics.LPIPS, whose package and weights the tests do without."""
-
-    def __init__(self, net="alex"):
-        self.net = net
-
-    def __call__(self, truth, prediction):
-        return np.abs(truth / 255 - prediction / 255).mean((-3, -2, -1)).astype(np.float32)
+def stub_lpips(truth, prediction, factors=None):
+    """Stands in for LPIPS, whose package and weights the tests do without."""
+    return np.abs(truth / 255 - prediction / 255).mean((-3, -2, -1)).astype(np.float32)
 
 
 class MeanColour(tf.Module):
@@ -174,7 +172,8 @@ def perceptual_dir(run_dir, tmp_path_factory):
     flags = ["--num-examples", "3", "--num-samples", "3", "--lpips", "--fvd-model",
              str(folder / "i3d"), "--no-save-grid", "--out", str(folder / "out")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "LPIPS", StubLPIPS)
+        patch.setitem(metrics.METRICS, "lpips", dataclasses.replace(
+            metrics.METRICS["lpips"], function=lambda network: stub_lpips))
         patch.setattr("sys.argv", ["eval.py", "--model-dir", str(run_dir), *flags])
         with pytest.warns(UserWarning, match="FVD of 3 videos is biased"):
             evaluation.main()
@@ -189,7 +188,7 @@ def test_lpips_is_of_the_saved_frames_and_its_best_is_the_lowest(perceptual_dir)
         truth = np.load(perceptual_dir / f"sample{i}_gt" / "gt_pred.npz")["arr_0"]
         frames = np.load(perceptual_dir / f"sample{i}" / "best_lpips_sample.npz")["arr_0"]
         np.testing.assert_allclose(
-            arrays["lpips"][i, best[i]], StubLPIPS()(truth, frames), rtol=1e-5)
+            arrays["lpips"][i, best[i]], stub_lpips(truth, frames), rtol=1e-5)
     summary = json.loads((perceptual_dir / "summary.json").read_text())["metrics"]
     assert "net alex" in summary["lpips_best_of_3"]["convention"]
     assert summary["lpips_best_of_3"]["mean"] <= summary["lpips_mean_of_3"]["mean"]
@@ -204,23 +203,79 @@ def test_fvd_is_of_the_first_samples_and_says_of_how_many(perceptual_dir):
     assert report["fvd"] == pytest.approx(metrics.frechet_distance(*features))
     assert (report["fvd_num_videos"], report["fvd_num_frames"]) == (3, 6) and report["fvd_convention"]
     assert np.load(perceptual_dir / "metrics.npz")["fvd"] == report["fvd"]
-    rows = dict(plot.table_rows([plot.read_result(str(perceptual_dir))]))
+    rows = dict(plot.table_rows(plot.group_seeds([plot.read_result(str(perceptual_dir))])))
     assert rows["FVD ↓ (videos, frames of each)"].endswith("(3, 6)")
 
 
 def test_the_best_samples_are_the_best_by_their_mean_over_time():
     scores = {"psnr": np.array([[1, 2.0], [9, 0], [2, 2]]), "ssim": np.array([[3, 0.0], [0, 1], [1, 4]])}
-    assert evaluation.choose(scores) == {
+    scored = [metrics.METRICS[name] for name in scores]
+    assert evaluation.choose(scored, scores) == {
         "random_sample_1": 0, "random_sample_2": 1, "best_ssim_sample": 2, "best_psnr_sample": 1}
-    assert evaluation.choose({"psnr": np.ones([1, 5])}) == {"random_sample_1": 0}
+    assert evaluation.choose(scored[:1], {"psnr": np.ones([1, 5])}) == {"random_sample_1": 0}
 
 
 def test_curves_name_the_number_of_samples():
     value = np.array([[[1.0, 1.0], [2.0, 4.0]], [[5.0, 5.0], [0.0, 1.0]]])
-    curves = evaluation.curves_of_samples("psnr", value)
+    psnr = metrics.METRICS["psnr"]
+    curves = evaluation.sample_curves(psnr, value)
     np.testing.assert_array_equal(curves["psnr_mean_of_2"], [[1.5, 2.5], [2.5, 3.0]])
     np.testing.assert_array_equal(curves["psnr_best_of_2"], [[2.0, 4.0], [5.0, 5.0]])
-    assert list(evaluation.curves_of_samples("psnr", value[:, :1])) == ["psnr"]
+    assert list(evaluation.sample_curves(psnr, value[:, :1])) == ["psnr"]
+
+
+def test_each_metric_stands_beside_the_trivial_predictors(eval_dir):
+    summary = json.loads((eval_dir / "summary.json").read_text())
+    arrays = np.load(eval_dir / "metrics.npz")
+    for i in range(3):
+        context = np.load(eval_dir / f"sample{i}_gt" / "gt_ctx.npz")["arr_0"] / 255
+        truth = np.load(eval_dir / f"sample{i}_gt" / "gt_pred.npz")["arr_0"] / 255
+        for name, frame in [("last_frame", context[-1]), ("context_mean", context.mean(0)),
+                            ("black", 0 * context[0])]:
+            psnr = [peak_signal_noise_ratio(true, frame, data_range=1) for true in truth]
+            np.testing.assert_allclose(arrays[f"psnr_{name}"][i], psnr, rtol=1e-4)
+            ssim = [structural_similarity(true[..., 0], frame[..., 0], data_range=1) for true in truth]
+            np.testing.assert_allclose(arrays[f"ssim_{name}"][i], ssim, atol=1e-4)
+    for name in ("psnr", "ssim"):
+        trivial = [arrays[f"{name}_{predictor}"] for predictor in metrics.TRIVIAL]
+        for predictor, values in zip(metrics.TRIVIAL, trivial, strict=True):
+            assert summary["metrics"][f"{name}_{predictor}"]["mean"] == pytest.approx(values.mean())
+        best = np.max([values.mean(0) for values in trivial], 0)
+        better = np.flatnonzero(arrays[name].mean((0, 1)) > best) + 5  # the first predicted is frame 5
+        found = [frame for first, last in summary["better_than_trivial"][name]
+                 for frame in range(first, last + 1)]
+        assert found == better.tolist()
+
+
+def test_a_toy_metric_of_one_entry_is_everywhere(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(metrics.METRICS, "mae", metrics.Metric(
+        "mae", "Error", "grey levels", "mean absolute error", better="lower", function=lambda truth,
+        prediction, factors: 255 * tf.reduce_mean(tf.abs(truth - prediction), [-3, -2, -1])))
+    out = tmp_path / "eval_toy"
+    monkeypatch.setattr("sys.argv", ["eval.py", "--model-dir", str(run_dir), "--num-examples", "2",
+                                     "--num-samples", "2", "--no-save-grid", "--out", str(out)])
+    evaluation.main()
+    assert "Error (grey levels) ↓" in capsys.readouterr().out
+    arrays = np.load(out / "metrics.npz")
+    assert arrays["mae"].shape == (2, 2, 6) and arrays["mae_convention"] == "mean absolute error"
+    best = arrays["mae"].mean(2).argmin(1)
+    for i in range(2):  # the best sample is the one with the least error, as far as 8 bits go
+        truth = np.load(out / f"sample{i}_gt" / "gt_pred.npz")["arr_0"].astype(float)
+        frames = np.load(out / f"sample{i}" / "best_mae_sample.npz")["arr_0"]
+        np.testing.assert_allclose(
+            arrays["mae"][i, best[i]], np.abs(truth - frames).mean((1, 2, 3)), atol=0.5)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["metrics"]["mae_best_of_2"]["mean"] <= summary["metrics"]["mae_mean_of_2"]["mean"]
+    assert {"mae_reconstruction", "mae_black"} < set(summary["metrics"])
+    assert "mae" in summary["better_than_trivial"]
+    assert {"mae_range.png", "mae_mean.npz", "mae_stddev.npz"} < {path.name for path in out.iterdir()}
+    monkeypatch.setattr("sys.argv", ["plot.py", str(out), "--out", str(tmp_path / "toy.png")])
+    plot.main()
+    assert "| Error (grey levels) ↓, best of 2 " in (tmp_path / "toy.md").read_text()
+    monkeypatch.setattr("sys.argv", ["analyze.py", "levels", "--model-dir", str(run_dir),
+                                     "--num-examples", "2", "--out", str(tmp_path / "levels")])
+    analyze.main()
+    assert "Error rise (grey levels), all frames" in (tmp_path / "levels" / "levels.md").read_text()
 
 
 @pytest.mark.parametrize("where", [".", "model", "model_20"])
@@ -260,11 +315,7 @@ def test_one_sample_one_example_no_grids_other_levels(run_dir, tmp_path, monkeyp
     (["--lpips", "big"], "invalid choice: 'big'"),
     (["--num-examples", "2", "--fvd-model", "{empty}"], "no SavedModel in that folder"),
     (["--fvd-model", "{empty}"], "num_examples: 1 video has no FVD"),
-    (["--dream", "0", "--num-examples", "1"], "dream: 0 is out of range; nearest: 1"),
-    (["--dream", "9"], "num_examples: --dream does not use it"),
-    (["--example", "1"], "example: an evaluation does not use it"),
-    (["--ablate-levels", "--information"], "not allowed with"),
-    (["--information", "--seq-len", "100", "--frame-skips", "4"], "with frame_skip 4; nearest: 75"),
+    (["--seed", str(2**40)], "seed: 1099511627776 is out of range; nearest: 2147483647"),
 ])
 def test_bad_flags_are_one_line(flags, says, run_dir, refusal, tmp_path):
     config = (run_dir / "config.yml").read_text()
@@ -282,7 +333,7 @@ def test_bad_flags_are_one_line(flags, says, run_dir, refusal, tmp_path):
 def test_flags_change_the_config_of_the_run(run_dir):
     config = tools.load_config(run_dir / "config.yml")
     flags = types.SimpleNamespace(
-        mode="eval", open_loop_ctx=6, seq_len=9, use_obs="false", data_root="elsewhere")
-    changed = evaluation.configure(config, flags)
+        open_loop_ctx=6, seq_len=9, use_obs="false", data_root="elsewhere")
+    changed = tools.evaluated_config(config, flags)
     assert (changed.open_loop_ctx, changed.eval_seq_len, changed.use_obs, changed.data_root) == (
         6, 9, False, "elsewhere")

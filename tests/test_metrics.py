@@ -131,6 +131,22 @@ def test_interval_refuses_values_that_are_not_finite():
         metrics.bootstrap_interval([1.0, np.nan])
 
 
+def test_interval_of_one_run_is_that_of_its_examples():
+    values = RNG.normal(size=[1, 20, 3])
+    np.testing.assert_array_equal(
+        metrics.bootstrap_interval_of_runs(values), metrics.bootstrap_interval(values[0]))
+
+
+def test_interval_of_runs_is_that_of_a_plain_bootstrap_over_runs_and_examples():
+    values = RNG.normal(size=[4, 30]) + RNG.normal(size=[4, 1])
+    rng = np.random.default_rng(1)
+    means = [values[rng.integers(4, size=4)][:, rng.integers(30, size=30)].mean() for _ in range(4000)]
+    low, high = metrics.bootstrap_interval_of_runs(values)
+    np.testing.assert_allclose([low, high], np.quantile(means, [0.025, 0.975]), atol=0.1)
+    # Examples alone would claim to know far more: the runs differ by more than the examples.
+    assert high - low > 2 * np.subtract(*metrics.bootstrap_interval(values.mean(0))[::-1])
+
+
 def test_a_mean_with_its_interval_is_valid_json():
     found = metrics.mean_and_interval(np.array([1.0, 2.0, 4.0]))
     assert found["mean"] == pytest.approx(7 / 3)
@@ -138,10 +154,63 @@ def test_a_mean_with_its_interval_is_valid_json():
     assert metrics.mean_and_interval(np.array([1.0])) == {"mean": 1.0, "confidence_95": None}
 
 
+def test_a_cell_of_a_table_has_no_minus_before_a_zero():
+    assert metrics.cell({"mean": -0.001, "confidence_95": [-0.2, 0.004]}, 2) == "0.00 [-0.20, 0.00]"
+    assert metrics.cell({"mean": 1.26, "confidence_95": None}, 1) == "1.3"
+
+
+# ------------------------------------------------------------------------------- trivial predictors
+
+
+def test_the_trivial_predictors_are_the_last_frame_the_mean_and_black():
+    context = np.rint(255 * noise(2, 5, 8, 8, 3)).astype(np.uint8)
+    last, mean, black = np.moveaxis(metrics.trivial_predictions(context), 1, 0)
+    np.testing.assert_allclose(last[:, 0], context[:, -1] / 255, atol=1e-6)
+    np.testing.assert_allclose(mean[:, 0], context.mean(1) / 255, atol=1e-6)
+    assert black.shape == (2, 1, 8, 8, 3) and not black.any()
+
+
+def test_spans_of_frames_are_said_in_words():
+    better = np.array([True, True, False, True, False, False, True, True, True])
+    assert metrics.spans(better) == [(0, 1), (3, 3), (6, 8)]
+    assert metrics.spans(np.zeros(4, bool)) == [] and metrics.spans(np.ones(4, bool)) == [(0, 3)]
+    assert metrics.spans_text([[37, 60]], 36, 464) == (
+        "the model is better than every trivial predictor from frame 37 to 60: "
+        "24 of the frames 37 to 500")
+    assert "from frame 5, 7 to 8, 10 and 2 more spans: 6 of" in metrics.spans_text(
+        [[5, 5], [7, 8], [10, 10], [12, 12], [14, 14]], 4, 12)
+    assert metrics.spans_text([], 36, 4).startswith("the model is at no frame better")
+
+
+# ------------------------------------------------------------------------------------- the metrics
+
+
 def test_the_best_sample_is_by_the_mean_over_time_and_the_lowest_lpips():
     values = np.array([[[1.0, 2.0], [9.0, 0.0], [0.0, 0.1]], [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]])
-    assert metrics.best_sample("psnr", values).tolist() == [1, 2]
-    assert metrics.best_sample("lpips", values).tolist() == [2, 0]
+    assert metrics.METRICS["psnr"].best_sample(values).tolist() == [1, 2]
+    assert metrics.METRICS["lpips"].best_sample(values).tolist() == [2, 0]
+
+
+def test_published_psnr_of_colour_is_the_mean_over_channels_in_dB():
+    truth, prediction = noise(1, 1, 2, 16, 16, 3), 2 * noise(1, 2, 2, 16, 16, 3) - 0.5
+    prediction[..., 2] = truth[..., 2] + 0.001  # one good channel
+    got = metrics.METRICS["psnr_unclipped"].function(truth, prediction, None)
+    errors = (truth.astype(np.float64) - prediction.astype(np.float64)) ** 2
+    want = (-10 * np.log10(errors.mean((-3, -2)))).mean(-1)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    # So many dB away from what all channels together give.
+    assert np.abs(want - metrics.psnr(truth, prediction)).min() > 5
+
+
+def test_metrics_that_lack_what_they_need_are_left_out(fake_lpips):
+    def names(**have):
+        return [metric.name for metric in metrics.chosen(**have)]
+
+    assert names() == ["psnr", "ssim", "psnr_unclipped", "ssim_range2"]
+    assert set(names(factors=True)) - set(names()) == {
+        metric.name for metric in metrics.METRICS.values() if metric.needs_factors}
+    (lpips,) = (metric for metric in metrics.chosen({"lpips": "vgg"}) if metric.name == "lpips")
+    assert fake_lpips == [{"net": "vgg", "pnet_rand": False}] and "net vgg" in lpips.convention
 
 
 # -------------------------------------------------------------------------------------------- LPIPS

@@ -151,17 +151,22 @@ def figures(monkeypatch):
 
 def test_range_plot_starts_after_the_context_and_names_its_units(tmp_path, figures):
     mean = np.linspace(30, 20, 10)
-    pictures.save_range_plot(tmp_path / "a.png", "psnr", mean, mean - 1, mean + 1, context=36)
+    pictures.save_range_plot(
+        tmp_path / "a.png", "PSNR (dB)", mean, mean - 1, mean + 1, context=36, trivial=mean - 3)
     (axes,) = figures[0].axes
     assert axes.lines[0].get_xdata().tolist() == list(range(37, 47))
     assert axes.lines[0].get_ydata().tolist() == mean.tolist()
+    assert axes.lines[1].get_ydata().tolist() == (mean - 3).tolist()
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["model", "best trivial predictor"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Frame", "PSNR (dB)")
     assert imageio.imread(tmp_path / "a.png").std() > 0
 
 
 def test_range_plot_without_a_known_interval_is_a_line(tmp_path):
     unknown = np.full(4, np.nan)
-    pictures.save_range_plot(tmp_path / "a.png", "ssim", np.arange(4.0), unknown, unknown, context=1)
+    pictures.save_range_plot(
+        tmp_path / "a.png", "SSIM", np.arange(4.0), unknown, unknown, context=1, trivial=np.ones(4))
     assert (tmp_path / "a.png").stat().st_size
 
 

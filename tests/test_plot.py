@@ -27,22 +27,27 @@ def make_run(tmp_path):
                       "kl_term": 10 / step} for step in (1, 50, 100) for split in ("train", "val")]
             (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         if evaluated:
-            make_evaluation(run / "eval_2026_01_02_03_04_05", config)
+            make_evaluation(run / "eval_2026_01_02_03_04_05", config, seed=config.seed)
         return run
 
     return make
 
 
-def make_evaluation(path, config, examples=4, samples=3, frames=8, **settings):
+def make_evaluation(path, config, examples=4, samples=3, frames=8, seed=0, convention="words",
+                    arrays=None, **settings):
     path.mkdir()
-    noise = np.random.default_rng(0).normal(size=[examples, samples, frames])
+    noise = np.random.default_rng(seed).normal(size=[examples, samples, frames])
     np.savez(
-        path / "metrics.npz", psnr=20 + noise, ssim=0.5 + 0.1 * noise, lpips=0.3 + 0.01 * noise,
-        ssim_range2=0.6 + 0.1 * noise, psnr_unclipped=19 + noise, psnr_convention="words",
-        psnr_reconstruction=noise[:, 0], open_loop_ctx=36)
+        path / "metrics.npz", **(arrays or {}), psnr=20 + noise, ssim=0.5 + 0.1 * noise,
+        lpips=0.3 + 0.01 * noise, ssim_range2=0.6 + 0.1 * noise, psnr_unclipped=19 + noise,
+        psnr_convention=convention, psnr_reconstruction=noise[:, 0], open_loop_ctx=36)
     settings = {**{key: getattr(config, key) for key in config.__dataclass_fields__},
                 "num_examples": examples, "num_samples": samples, **settings}
     (path / "summary.json").write_text(json.dumps({"settings": settings, "metrics": {}}))
+
+
+def curves_of(*paths):
+    return plot.group_seeds([plot.read_result(str(path)) for path in paths])
 
 
 @pytest.fixture
@@ -98,7 +103,7 @@ def test_table_holds_the_mean_and_the_best_sample_by_each_metric_with_intervals(
         low, high = metrics.bootstrap_interval(values)
         want = [f"{x:.{decimals}f}" for x in (values.mean(), low, high)]
         assert rows[name] == ["{} [{}, {}]".format(*want)]
-    assert {"SSIM, unclipped, range 2 ↑, mean", "PSNR (dB), unclipped ↑, best of 3"} <= set(rows)
+    assert {"SSIM, unclipped, range 2 ↑, mean", "PSNR, unclipped (dB) ↑, best of 3"} <= set(rows)
 
 
 def test_curves_are_the_mean_over_samples_or_the_best_sample_from_the_first_predicted_frame(
@@ -122,17 +127,99 @@ def test_labels_can_be_given(make_run, tmp_path, monkeypatch, figures):
     assert legend(figures[0]) == ["RSSM", "ours"]
 
 
+# -------------------------------------------------------------------------------- seeds, what compares
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_curve_with_their_interval(
+        make_run, tmp_path, monkeypatch, figures):
+    runs = [make_run(f"{levels}{seed}", levels=levels, seed=seed)
+            for levels in (1, 2) for seed in (0, 1, 2)]
+    run_plot(monkeypatch, *runs, "--out", tmp_path / "a.png")
+    assert legend(figures[0]) == ["levels 1 (3 seeds)", "levels 2 (3 seeds)"]
+    axes = figures[0].subfigs[0].axes[0]
+    assert len(axes.lines) == 2
+    psnr = np.stack([np.load(run / "eval_2026_01_02_03_04_05" / "metrics.npz")["psnr"].mean(1)
+                     for run in runs[:3]])  # [R, N, T]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), psnr.mean((0, 1)))
+    rows = table_of(tmp_path / "a.md")
+    assert rows["Seeds"] == ["3", "3"] and rows["Steps trained"] == ["100", "100"]
+    low, high = metrics.bootstrap_interval_of_runs(psnr.mean(2))
+    assert rows["PSNR (dB) ↑, mean"][0] == f"{psnr.mean():.2f} [{low:.2f}, {high:.2f}]"
+    losses = figures[0].subfigs[1].axes[0]
+    assert len(losses.lines) == 4 and losses.lines[1].get_xdata().tolist() == [1, 50, 100]
+
+
+def test_two_evaluations_of_one_seed_are_no_two_seeds(make_run):
+    run = make_run("a")
+    config = tools.load_config(run / "config.yml")
+    make_evaluation(run / "eval_b", config)
+    curves = curves_of(run / "eval_2026_01_02_03_04_05", run / "eval_b", make_run("b", seed=1))
+    assert [len(curve.results) for curve in curves] == [1, 1, 1]  # the run has training curves as well
+
+
+@pytest.mark.parametrize("settings, title, together", [
+    (dict(data_digest="other"), "moving_digits, context 36", "not comparable: other data"),
+    (dict(convention="more words"), "moving_digits, context 36", "not comparable: other convention"),
+])
+def test_what_does_not_compare_is_drawn_apart_unless_asked_and_then_it_is_said(
+        make_run, tmp_path, monkeypatch, figures, settings, title, together):
+    run = make_run("a", evaluated=False)
+    config = tools.load_config(run / "config.yml")
+    make_evaluation(tmp_path / "eval_a", config, data_digest="one")
+    make_evaluation(tmp_path / "eval_b", config, **{"data_digest": "one", **settings})
+    for flags in [], ["--together"]:
+        run_plot(monkeypatch, tmp_path / "eval_a", tmp_path / "eval_b", "--labels", "a", "b", *flags,
+                 "--out", tmp_path / "a.png")
+    apart, joined = figures
+    panels = [axes for part in apart.subfigs for axes in part.axes if "PSNR" in axes.get_ylabel()]
+    assert [len(axes.lines) for axes in panels] == [1, 1]
+    assert [axes.get_title() for axes in panels] == [title] * 2
+    (panel,) = [axes for part in joined.subfigs for axes in part.axes if "PSNR" in axes.get_ylabel()]
+    assert len(panel.lines) == 2 and panel.get_title() == together
+
+
+def test_evaluations_after_other_contexts_are_drawn_apart(make_run, tmp_path):
+    config = tools.load_config(make_run("a") / "config.yml")
+    curves = []
+    for context in (36, 72):
+        make_evaluation(tmp_path / f"eval_{context}", config, open_loop_ctx=context)
+        result = plot.read_result(str(tmp_path / f"eval_{context}"))
+        curves.append(plot.Curve([result]))
+        result.context = context
+    assert plot.comparable(curves, "psnr") == [[0], [1]]
+    assert plot.metric_rows(curves, together=False)[0] == [("psnr", [0]), ("ssim", [0]), ("lpips", [0])]
+    assert plot.metric_rows(curves, together=True)[0][0] == ("psnr", [0, 1])
+    assert plot.differences(curves, "psnr") == "other context"
+
+
+def test_trivial_predictors_have_rows_in_the_table_and_one_line(
+        make_run, tmp_path, monkeypatch, figures):
+    config = tools.load_config(make_run("a") / "config.yml")
+    trivial = {f"psnr_{name}": np.full([4, 8], value) + np.arange(8)
+               for name, value in [("last_frame", 12.0), ("context_mean", 15.0), ("black", 10.0)]}
+    trivial["psnr_last_frame"][:, 0] = 99
+    for name in "ab":
+        make_evaluation(tmp_path / f"eval_{name}", config, arrays=trivial)
+    run_plot(monkeypatch, tmp_path / "eval_a", tmp_path / "eval_b", "--out", tmp_path / "a.png")
+    axes = figures[0].subfigs[0].axes[0]
+    (line,) = (line for line in axes.lines if line.get_label() == "best trivial predictor")
+    assert line.get_ydata().tolist() == [99, *range(16, 23)]
+    assert "best trivial predictor" in legend(figures[0])
+    rows = table_of(tmp_path / "a.md")
+    assert rows["PSNR (dB) ↑, mean of the context"] == ["18.50 [18.50, 18.50]"] * 2
+    assert "SSIM ↑, black" not in rows
+
+
 def test_results_that_differ_in_nothing_are_labelled_by_their_paths(make_run):
     runs = [make_run("a"), make_run("b")]
-    results = [plot.read_result(str(run)) for run in runs]
-    assert plot.label_by_difference(results) == [str(run) for run in runs]
+    assert plot.label_by_difference(curves_of(*runs)) == [str(run) for run in runs]
 
 
 def test_two_evaluations_of_a_run_are_labelled_by_how_they_were_made(make_run, tmp_path):
     run = make_run("a")
     config = tools.load_config(run / "config.yml")
     make_evaluation(run / "eval_b", config, use_obs="TTF", num_samples=5, samples=5)
-    results = [plot.read_result(str(run / name)) for name in ("eval_2026_01_02_03_04_05", "eval_b")]
+    results = curves_of(run / "eval_2026_01_02_03_04_05", run / "eval_b")
     assert plot.label_by_difference(results) == [
         "use_obs true, num_samples 3", "use_obs TTF, num_samples 5"]
     assert not results[0].training
@@ -140,8 +227,7 @@ def test_two_evaluations_of_a_run_are_labelled_by_how_they_were_made(make_run, t
 
 def test_settings_that_do_not_change_results_are_no_label(make_run):
     runs = [make_run("a", levels=1, save_model_every=5), make_run("b", levels=2, save_model_every=7)]
-    results = [plot.read_result(str(run)) for run in runs]
-    assert plot.label_by_difference(results) == ["levels 1", "levels 2"]
+    assert plot.label_by_difference(curves_of(*runs)) == ["levels 1", "levels 2"]
 
 
 def test_a_run_shows_its_newest_evaluation_that_is_whole(make_run):

@@ -1,10 +1,14 @@
-"""The paper's analyses of a trained model: what each level stores, and how much; and long dreams.
+"""The paper's analyses of a trained model: python3 analyze.py levels --model-dir=logs/minerl/EXPERIMENT
 
-Each is a function of (config, model, data, flags, settings, out), as eval.py calls it: it writes into
-the directory `out` and returns the name of the file to look at first.
+levels: what each level stores; information: how much, at which speed of the video; dream: one open-loop
+video of any length.
 """
 
+import quiet  # noqa: F401
+
+# isort: split
 import os
+import time
 
 import imageio.v2 as imageio
 import matplotlib
@@ -17,10 +21,12 @@ from matplotlib.figure import Figure
 import data_loader
 import metrics
 import pictures
+import runs
 import tools
 from cells import State
-from cwvae import fold_in, last_state, to_float
-from predictor import Predictor, even_batches, noise_of_videos, not_finite, to_uint8
+from cwvae import CWVAE, fold_in, last_state, to_float
+from metrics import cell, markdown
+from predictor import Predictor, during, even_batches, noise_of_videos, not_finite, to_uint8
 
 tfd = tfp.distributions
 
@@ -28,6 +34,50 @@ CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
 DREAM_FPS = 25
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def parse_flags():
+    parser = tools.Parser(description="Analyses of a trained Clockwork VAE.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="ANALYSIS")
+
+    levels = commands.add_parser(
+        "levels", help="what predictions lose without a level's view of the context")
+    tools.add_evaluation_flags(
+        levels, "open_loop_ctx", "seq_len", "num_examples", "num_samples", "batch_size")
+
+    information = commands.add_parser(
+        "information", help="KL and entropies of each level, by the speed of the video")
+    tools.add_evaluation_flags(
+        information, "num_examples", "batch_size", "seq_len",
+        seq_len="frames of a sequence (default: the config's seq_len, of a training clip)")
+    information.add_argument(
+        "--frame-skips", type=tools.whole_number("frame_skips", 1), nargs="+", default=[1, 2, 4],
+        metavar="N", help="the speeds: every n-th frame (default: 1 2 4)")
+
+    dreams = commands.add_parser("dream", help="one open-loop video of any length, as mp4")
+    tools.add_evaluation_flags(dreams, "open_loop_ctx", "use_obs")
+    dreams.add_argument("--frames", type=tools.whole_number("frames", 1), default=1000, metavar="N",
+                        help="frames predicted, any number (default: 1000)")
+    dreams.add_argument("--example", type=tools.whole_number("example", 0), default=0, metavar="I",
+                        help="the test video whose context is observed (default: 0)")
+    return parser.parse_args()
+
+
+def main():
+    flags = parse_flags()
+    run_dir, _ = runs.find_checkpoint(flags.model_dir)
+    config = runs.load_config(os.path.join(run_dir, "config.yml"))
+    out = flags.out or os.path.join(run_dir, f"{flags.command}_{time.strftime('%Y_%m_%d_%H_%M_%S')}")
+    open_data, analyze = {"levels": (level_data, levels), "information": (information_data, information),
+                          "dream": (dream_data, dream)}[flags.command]
+    config, data = open_data(config, flags)
+    model = CWVAE(config, data.action_size)
+    checkpoint = runs.restore_model(flags.model_dir, model)
+    settings = {**{field: getattr(config, field) for field in config.__dataclass_fields__},
+                "checkpoint": checkpoint, "eval_seed": flags.seed}
+    with runs.directory_atomically(out, numbered=not flags.out) as part:
+        look_at = analyze(config, model, data, flags, settings, part)
+    print(f"Numbers and pictures are in {part.removesuffix('.part')}: see {look_at} first")
 
 
 def chunk_length(strides):
@@ -38,8 +88,18 @@ def chunk_length(strides):
 # -------------------------------------------------------------------------------------------- dreams
 
 
+def dream_data(config, flags):
+    """The config as the flags change it, and the test videos that an evaluation counts."""
+    config = tools.evaluated_config(config, flags)
+    data = data_loader.Sequences(config, config.eval_seq_len)
+    if flags.example >= len(data):
+        raise tools.UserError(f"example: {flags.example} is not one of the {len(data)} test videos; "
+                              f"nearest: {len(data) - 1}")
+    return config, data
+
+
 def dream(config, model, data, flags, settings, out):
-    """Streams flags.dream predicted frames, after the context of one example, into dream.mp4.
+    """Streams flags.frames predicted frames, after the context of one example, into dream.mp4.
 
     Memory does not grow with the length, and a shorter dream is the beginning of a longer one.
     """
@@ -51,12 +111,12 @@ def dream(config, model, data, flags, settings, out):
         for frame in dream_frames(config, model, batch, flags):
             writer.append_data(frame)
     tools.save_json(os.path.join(out, "summary.json"), {
-        "settings": settings | {"example": flags.example, "dream": flags.dream}, "fps": DREAM_FPS})
+        "settings": settings | {"example": flags.example, "frames": flags.frames}, "fps": DREAM_FPS})
     return "dream.mp4"
 
 
 def dream_frames(config, model, batch, flags):
-    """Yields the frames of a dream in colour: those of the context, then flags.dream predicted ones."""
+    """Yields the frames of a dream in colour: those of the context, then flags.frames predicted ones."""
     context, chunk = config.open_loop_ctx, chunk_length(config.strides)
     video, actions = batch["video"][:, :context], batch.get("actions")
     seed = fold_in([flags.seed, 0], flags.example)
@@ -72,8 +132,8 @@ def dream_frames(config, model, batch, flags):
     states = model.observe_context(
         video, model.noise(fold_in(seed, 0), 1, context),
         None if actions is None else actions[:, :context]).states
-    with tqdm.tqdm(total=flags.dream, unit="frame", dynamic_ncols=True) as bar:
-        for number, start in enumerate(range(0, flags.dream, chunk)):
+    with tqdm.tqdm(total=flags.frames, unit="frame", dynamic_ncols=True) as bar:
+        for number, start in enumerate(range(0, flags.frames, chunk)):
             if actions is not None:
                 following = actions[:, context + start:][:, :chunk]
                 missing = chunk - following.shape[1]  # of the last chunk, which is cut off below
@@ -83,7 +143,7 @@ def dream_frames(config, model, batch, flags):
                 None if actions is None else following)
             if not finite:
                 raise not_finite(f"frames {start + 1} to {start + chunk} of the dream")
-            frames = frames[:flags.dream - start].numpy()
+            frames = frames[:flags.frames - start].numpy()
             yield from pictures.bordered(frames, 0, scale=1, border=2)
             bar.update(len(frames))
 
@@ -112,100 +172,118 @@ def interventions(model):
     return found
 
 
-def ablate_levels(config, model, data, flags, settings, out):
+def level_data(config, flags):
+    """The config as the flags change it, and the test sequences; decides flags.num_examples."""
+    config = tools.evaluated_config(config, flags)
+    data = data_loader.Sequences(config, config.eval_seq_len)
+    flags.num_examples = tools.num_examples(flags.num_examples, len(data))
+    return config, data
+
+
+def levels(config, model, data, flags, settings, out):
     """Predicts the same videos with the same noise under every intervention; a figure and a table."""
-    predictor = Predictor(config, model, flags.num_samples, flags.seed)
+    scored = metrics.chosen(factors="label" in data.batch(0, 1))
+    predictor = Predictor(config, model, flags.num_samples, flags.seed, scored)
+    shown = [metric for metric in scored if metric.headline]
     batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
     values = {}
     with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
         for first, size in batches:
             batch = data.batch(first, size)
+            unseen = during(batch, slice(config.open_loop_ctx, None))
             for key, _, use_obs, reset in interventions(model):
                 states = predictor.observe(batch, first, use_obs).states
                 if reset is not None:
                     states = [State(*map(tf.zeros_like, state)) if level == reset else state
                               for level, state in enumerate(states)]
-                unseen = batch["video"][:, config.open_loop_ctx:]
                 _, scores = predictor.decode(predictor.ahead(states, batch, first), unseen, first)
-                for metric in ("psnr", "ssim"):
-                    values.setdefault(f"{metric}__{key}", []).append(scores[metric].mean(1))
+                for metric in shown:
+                    values.setdefault(f"{metric.name}__{key}", []).append(scores[metric.name].mean(1))
             bar.update(size)
     values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, F]
-    rows = losses(values, interventions(model), config.strides[-1])
+    done = interventions(model)
+    rows = drops(shown, values, done, config.strides[-1])
     np.savez_compressed(
         os.path.join(out, "metrics.npz"), **values, open_loop_ctx=config.open_loop_ctx)
     settings |= {"num_examples": flags.num_examples, "num_samples": flags.num_samples}
-    tools.save_json(os.path.join(out, "summary.json"), {"settings": settings, "lost": rows})
-    with tools.write_atomically(os.path.join(out, "ablate_levels.md")) as file:
-        file.write(losses_table(rows, values, config, flags))
-    save_losses(os.path.join(out, "ablate_levels"), values, interventions(model), config.open_loop_ctx)
-    return "ablate_levels.png"
+    tools.save_json(os.path.join(out, "summary.json"), {"settings": settings, "interventions": rows})
+    with tools.write_atomically(os.path.join(out, "levels.md")) as file:
+        file.write(drops_table(shown, rows, values, config, flags))
+    save_drops(os.path.join(out, "levels"), shown, values, done, config.open_loop_ctx)
+    return "levels.png"
 
 
-def losses(values, done, soon):
-    """What each intervention costs, over all predicted frames and over the first `soon` of them.
+def drop(metric, values, key):
+    """By how much predictions get worse under an intervention, [N, F]."""
+    return metric.advantage(values[f"{metric.name}__full"], values[f"{metric.name}__{key}"])
 
-    Returns: a dict a row: intervention, label, and per metric and span the mean over examples of the
-    full model's value less its own, with its interval (the examples and their noise are the same).
+
+def drops(shown, values, done, soon):
+    """By how much every intervention lowers each metric, over all predicted frames and the first `soon`.
+
+    Returns: a dict a row: intervention, label, use_obs, reset_level, and per metric and span of frames
+    the mean over examples of the drop, with its interval (the examples and their noise are the same).
     """
     rows = []
     for key, label, use_obs, reset in done[1:]:
         row = {"intervention": key, "label": label, "use_obs": use_obs, "reset_level": reset}
-        for metric in ("psnr", "ssim"):
-            lost = values[f"{metric}__full"] - values[f"{metric}__{key}"]
-            row[f"{metric}_lost_first_{soon}"] = metrics.mean_and_interval(lost[:, :soon].mean(1))
-            row[f"{metric}_lost"] = metrics.mean_and_interval(lost.mean(1))
+        for metric in shown:
+            change = drop(metric, values, key)
+            row[f"{metric.name}_drop_first_{soon}"] = metrics.mean_and_interval(change[:, :soon].mean(1))
+            row[f"{metric.name}_drop"] = metrics.mean_and_interval(change.mean(1))
         rows.append(row)
     return rows
 
 
-def losses_table(rows, values, config, flags):
-    """The losses as Markdown."""
-    spans = [key for key in rows[0] if "_lost" in key]
-    heads = []
-    for span in spans:
-        metric, soon = span.split("_lost")
-        unit = "PSNR lost (dB)" if metric == "psnr" else "SSIM lost"
-        frames = f"first {soon.split('_')[-1]} frames" if soon else "all frames"
-        heads.append(f"{unit}, {frames}")
-    lines = [["Intervention", *heads]]
+def drops_table(shown, rows, values, config, flags):
+    """The drops as Markdown."""
+    soon = config.strides[-1]
+    spans = {f"_drop_first_{soon}": f"first {soon} frames", "_drop": "all frames"}
+    lines = [["Intervention", *(f"{drop_label(metric)}, {words}"
+                                for metric in shown for words in spans.values())]]
     for row in rows:
         what = "frames hidden from" if row["reset_level"] is None else "state reset of"
-        lines.append([f"{what} {row['label']}",
-                      *(cell(row[span], 2 if "psnr" in span else 3) for span in spans)])
-    examples, frames = values["psnr__full"].shape
+        lines.append([f"{what} {row['label']}", *(
+            cell(row[metric.name + span], metric.decimals) for metric in shown for span in spans)])
+    examples, frames = values[f"{shown[0].name}__full"].shape
+    full = ", ".join(f"{metric.axis} {values[f'{metric.name}__full'].mean():.{metric.decimals}f}"
+                     for metric in shown)
     return (f"{markdown(lines)}\n"
-            f"The full model has PSNR {values['psnr__full'].mean():.2f} dB, SSIM "
-            f"{values['ssim__full'].mean():.3f}: means over the {frames} frames after a context of "
+            f"The full model has {full}: means over the {frames} frames after a context of "
             f"{config.open_loop_ctx}. Examples: {examples}; samples of each: {flags.num_samples}. The "
-            f"rows are means of the differences from it on the same examples with the same noise; in "
-            f"brackets the 95% bootstrap interval over the examples.\n")
+            f"rows are means of how much worse predictions are than its own, of the same examples with "
+            f"the same noise; in brackets the 95% bootstrap interval over the examples.\n")
 
 
-def save_losses(stem, values, done, context):
-    """Draws what every intervention costs over time, as PNG and PDF."""
+def drop_label(metric):
+    """What an axis calls the drop of a metric; of one where lower is better it is a rise."""
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return f"{metric.label} {'drop' if metric.better == 'higher' else 'rise'}{unit}"
+
+
+def save_drops(stem, shown, values, done, context):
+    """Draws the drops of every intervention over time, as PNG and PDF."""
     kinds = [("Frames hidden from", [item for item in done if item[0].startswith("hidden")]),
              ("State reset at the end of the context", [item for item in done if item[3] is not None])]
     with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        grid = figure.subplots(2, 2, sharex=True, sharey="row")
+        figure = Figure(figsize=(7, 0.6 + 1.7 * len(shown)), layout="constrained")
+        grid = figure.subplots(len(shown), 2, sharex=True, sharey="row", squeeze=False)
         for column, (title, items) in enumerate(kinds):
-            for axes, metric, unit in zip(
-                    grid[:, column], ("psnr", "ssim"), ("PSNR lost (dB)", "SSIM lost"), strict=True):
+            for axes, metric in zip(grid[:, column], shown, strict=True):
                 for index, (key, label, *_) in enumerate(items):
-                    lost = values[f"{metric}__full"] - values[f"{metric}__{key}"]
-                    frames = np.arange(context + 1, context + 1 + lost.shape[1])
+                    change = drop(metric, values, key)
+                    frames = np.arange(context + 1, context + 1 + change.shape[1])
                     color = pictures.COLORS[index % len(pictures.COLORS)]
-                    axes.fill_between(frames, *metrics.bootstrap_interval(lost), color=color, alpha=0.15,
-                                      linewidth=0)
-                    axes.plot(frames, lost.mean(0), color=color, linestyle=LINES[index % len(LINES)],
+                    axes.fill_between(frames, *metrics.bootstrap_interval(change), color=color,
+                                      alpha=0.15, linewidth=0)
+                    axes.plot(frames, change.mean(0), color=color, linestyle=LINES[index % len(LINES)],
                               linewidth=1.3, label=label)
                 axes.axhline(0, color="0.4", linewidth=0.6)
                 if column == 0:
-                    axes.set_ylabel(unit)
+                    axes.set_ylabel(drop_label(metric))
             grid[0, column].set_title(title)
             grid[0, column].legend(handlelength=3)
-            grid[1, column].set_xlabel("Frame")
+            grid[-1, column].set_xlabel("Frame")
         for suffix in ("png", "pdf"):
             figure.savefig(f"{stem}.{suffix}")
 
@@ -237,6 +315,14 @@ class Speeds:
             yield {name: array[:, ::skip][:, :self.seq_len] for name, array in batch.items()}
 
 
+def information_data(config, flags):
+    """The config as the flags change it, and the test sequences; decides flags.num_examples."""
+    config = config.replace(data_root=flags.data_root or config.data_root)
+    data = Speeds(config, flags.seq_len or config.seq_len, flags.frame_skips)
+    flags.num_examples = tools.num_examples(flags.num_examples, len(data))
+    return config, data
+
+
 QUANTITIES = {
     "kl": "KL of posterior and prior", "entropy_prior": "Entropy of prior",
     "entropy_posterior": "Entropy of posterior"}
@@ -244,15 +330,15 @@ QUANTITIES = {
 
 def information(config, model, data, flags, settings, out):
     """KL and entropies of every level, in nats per frame, at each speed; a figure and a table."""
-    levels_of = tf.function(model_levels, jit_compile=tools.use_xla(config))
+    levels_of = tf.function(nats_of_levels, jit_compile=tools.use_xla(config))
     values = {name: [] for name in QUANTITIES}
     with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
         for first, size in even_batches(flags.num_examples, flags.batch_size):
             seeds = [fold_in([flags.seed, 0], first + i) for i in range(size)]
             speeds = [nats_per_frame(model, levels_of, batch, seeds)
                       for batch in data.batches(first, size)]
-            for name, of_speeds in zip(QUANTITIES, zip(*speeds, strict=True), strict=True):
-                values[name].append(np.stack(of_speeds, -1))
+            for name, at_speeds in zip(QUANTITIES, zip(*speeds, strict=True), strict=True):
+                values[name].append(np.stack(at_speeds, -1))
             bar.update(size)
     values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, L, speeds]
     if not np.isfinite(sum(values.values())).all():
@@ -271,23 +357,23 @@ def information(config, model, data, flags, settings, out):
     return "information.png"
 
 
-def model_levels(model, video, noise, states, actions):
+def nats_of_levels(model, video, noise, states, actions):
     """Per level and video, the nats of the stretch that follows states, and the States after it.
 
     Returns: kl, entropy of the prior and of the posterior, [B, L] each, and a list of States.
     """
     video = to_float(video)
-    observed = model.observed()
-    embeddings = model.encoder(video) if any(observed) else None
-    levels = model.unroll(video.shape[1], states, noise, embeddings, actions, observed)
-    nats = [[], [], []]
-    for level in levels:
-        prior = tfd.Normal(*level.prior)
-        posterior = tfd.Normal(*(level.posterior or level.prior))
-        of_units = posterior.kl_divergence(prior), prior.entropy(), posterior.entropy()
-        for quantity, value in zip(nats, of_units, strict=True):
-            quantity.append(tf.reduce_sum(value, [1, 2]))
-    return [tf.stack(quantity, -1) for quantity in nats], list(map(last_state, levels))
+    levels = model.unroll(video.shape[1], states, noise, model.encode(video), actions)
+    nats = [[tf.reduce_sum(ticks, 1) for ticks in nats_of_ticks(level)] for level in levels]
+    return [tf.stack(quantity, -1) for quantity in zip(*nats, strict=True)], [
+        last_state(level) for level in levels]
+
+
+def nats_of_ticks(level):
+    """KL, entropy of the prior and of the posterior of every tick of a Level, [B, N] each."""
+    prior, posterior = tfd.Normal(*level.prior), tfd.Normal(*level.posterior)
+    nats = posterior.kl_divergence(prior), prior.entropy(), posterior.entropy()
+    return [tf.reduce_sum(units, -1) for units in nats]
 
 
 def nats_per_frame(model, levels_of, batch, seeds):
@@ -345,21 +431,5 @@ def save_information(stem, values, skips, strides):
             figure.savefig(f"{stem}.{suffix}")
 
 
-# -------------------------------------------------------------------------------------------- tables
-
-
-def cell(figure, decimals):
-    """A mean and its interval: "2.30 [1.95, 2.66]"; the mean alone where there is one example."""
-    def text(x):
-        return f"{round(x, decimals) + 0.0:.{decimals}f}"  # no minus before a zero
-
-    if figure["confidence_95"] is None:
-        return text(figure["mean"])
-    return "{} [{}, {}]".format(*map(text, [figure["mean"], *figure["confidence_95"]]))
-
-
-def markdown(lines):
-    """Rows of words, the first of which are heads, as a Markdown table."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
-    return "".join(f"| {' | '.join(map(str.ljust, line, widths))} |\n" for line in lines)
+if __name__ == "__main__":
+    tools.run_script(main)

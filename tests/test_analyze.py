@@ -9,12 +9,11 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from conftest import ROOT, finish, script
 
-import analyses
+import analyze
 import cwvae
 import data_loader
-import eval as evaluation
 import runs
 import tools
 from predictor import Predictor
@@ -30,13 +29,14 @@ def loaded(run_dir):
 
 
 @pytest.fixture
-def evaluate(run_dir, tmp_path, monkeypatch):
-    """Returns a function that runs eval.py with flags, and returns where it wrote."""
+def run_analyze(run_dir, tmp_path, monkeypatch):
+    """Returns a function that runs analyze.py with a command and flags, and returns where it wrote."""
 
-    def run(*flags, out="out"):
+    def run(command, *flags, out="out"):
         monkeypatch.setattr("sys.argv", [
-            "eval.py", "--model-dir", str(run_dir), "--out", str(tmp_path / out), *map(str, flags)])
-        evaluation.main()
+            "analyze.py", command, "--model-dir", str(run_dir), "--out", str(tmp_path / out),
+            *map(str, flags)])
+        analyze.main()
         return tmp_path / out
 
     return run
@@ -59,13 +59,15 @@ def table(path):
 
 
 def dream(config, model, length, **flags):
-    flags = {"dream": length, "seed": 0, "example": 1, **flags}
+    flags = {"frames": length, "seed": 0, "example": 1, **flags}
     batch = data_loader.Sequences(config, config.open_loop_ctx).batch(flags["example"], 1)
-    return np.stack(list(analyses.dream_frames(config, model, batch, types.SimpleNamespace(**flags))))
+    return np.stack(list(analyze.dream_frames(config, model, batch, types.SimpleNamespace(**flags))))
 
 
-def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(evaluate):
-    out = evaluate("--dream", 203, "--example", 2)  # a chunk and a bit
+def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(run_dir, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--frames", 203, "--example", 2, "--out", out]  # a chunk and a bit
+    assert str(out) in finish(script("analyze.py", "dream", "--model-dir", run_dir, *flags))
     video = iio.imread(out / "dream.mp4")
     assert video.shape == (4 + 203, 4 * 64 + 16, 4 * 64 + 16, 3)
     for frames, color in [(video[:4], (0, 114, 178)), (video[4:], (213, 94, 0))]:  # as far as h264 goes
@@ -74,7 +76,7 @@ def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(evaluate):
 
 
 def test_a_shorter_dream_begins_a_longer_one_and_the_seed_decides_both(loaded, monkeypatch):
-    monkeypatch.setattr(analyses, "CHUNK", 6)
+    monkeypatch.setattr(analyze, "CHUNK", 6)
     long = dream(*loaded, 17)
     assert long.shape[0] == 4 + 17
     np.testing.assert_array_equal(dream(*loaded, 8), long[:12])
@@ -87,7 +89,7 @@ def test_a_dream_in_chunks_is_one_long_prediction(loaded, monkeypatch):
     config = config.replace(cell_mean_only=True)
     mean = cwvae.CWVAE(config)
     mean.set_weights(model.get_weights())
-    monkeypatch.setattr(analyses, "CHUNK", 3)  # made even: a tick of the top level is 2 frames
+    monkeypatch.setattr(analyze, "CHUNK", 3)  # made even: a tick of the top level is 2 frames
     frames = dream(config, mean, 11)[4:, 2:-2, 2:-2, :1]
     video = data_loader.Sequences(config, 15).batch(1, 1)["video"]
     want = mean.open_loop(video, 4, tf.constant([0, 0]))[0, 4:]
@@ -100,7 +102,7 @@ def test_a_dream_in_chunks_is_one_long_prediction(loaded, monkeypatch):
 def test_every_set_of_top_levels_is_hidden_and_every_level_is_reset():
     def of(*observed):
         model = types.SimpleNamespace(cells=[None] * len(observed), observed=lambda: observed)
-        return [item[0] for item in analyses.interventions(model)]
+        return [item[0] for item in analyze.interventions(model)]
 
     assert of(True, True, True) == ["full", "hidden_TTF", "hidden_TFF", "hidden_FFF", "reset_level_0",
                                     "reset_level_1", "reset_level_2"]
@@ -108,9 +110,9 @@ def test_every_set_of_top_levels_is_hidden_and_every_level_is_reset():
     assert of(True) == ["full", "hidden_F", "reset_level_0"]
 
 
-def test_ablation_of_levels_is_a_figure_and_a_table(evaluate, loaded):
+def test_ablation_of_levels_is_a_figure_and_a_table(run_analyze, loaded):
     config, model = loaded
-    out = evaluate("--ablate-levels", "--num-examples", 3, "--num-samples", 2)
+    out = run_analyze("levels", "--num-examples", 3, "--num-samples", 2)
     arrays = np.load(out / "metrics.npz")
     keys = ["full", "hidden_TF", "hidden_FF", "reset_level_0", "reset_level_1"]
     assert set(arrays.files) == {"open_loop_ctx"} | {f"{m}__{k}" for m in ("psnr", "ssim") for k in keys}
@@ -121,33 +123,34 @@ def test_ablation_of_levels_is_a_figure_and_a_table(evaluate, loaded):
     hidden = Predictor(config.replace(use_obs="TF"), model, 2, seed=0)
     context = hidden.observe(data.batch(0, 3), 0, "TF")
     states = hidden.ahead(context.states, data.batch(0, 3), 0)
-    _, scores = hidden.decode(states, data.batch(0, 3)["video"][:, 4:], 0)
+    _, scores = hidden.decode(states, hidden.split(data.batch(0, 3))[1], 0)
     np.testing.assert_allclose(arrays["ssim__hidden_TF"], scores["ssim"].mean(1), rtol=1e-3, atol=1e-4)
-    for row in summary(out)["lost"]:
+    for row in summary(out)["interventions"]:
         lost = arrays["psnr__full"] - arrays[f"psnr__{row['intervention']}"]
-        assert row["psnr_lost"]["mean"] == pytest.approx(lost.mean())
-        assert row["psnr_lost_first_2"]["mean"] == pytest.approx(lost[:, :2].mean())
-        low, high = row["psnr_lost"]["confidence_95"]
+        assert row["psnr_drop"]["mean"] == pytest.approx(lost.mean())
+        assert row["psnr_drop_first_2"]["mean"] == pytest.approx(lost[:, :2].mean())
+        low, high = row["psnr_drop"]["confidence_95"]
         assert low <= lost.mean() <= high
-    assert len(table(out / "ablate_levels.md")) == 2 + 4
-    assert iio.imread(out / "ablate_levels.png").ndim == 3 and (out / "ablate_levels.pdf").exists()
+    assert len(table(out / "levels.md")) == 2 + 4
+    assert iio.imread(out / "levels.png").ndim == 3 and (out / "levels.pdf").exists()
 
 
 def test_one_example_and_one_level_have_an_ablation_too(loaded, tmp_path):
     config = loaded[0].replace(levels=1)
     data = data_loader.Sequences(config, config.eval_seq_len)
     flags = types.SimpleNamespace(num_examples=1, num_samples=1, batch_size=4, seed=0)
-    analyses.ablate_levels(config, cwvae.CWVAE(config), data, flags, {}, str(tmp_path))
-    assert [row["intervention"] for row in summary(tmp_path)["lost"]] == ["hidden_F", "reset_level_0"]
-    assert "[" not in (tmp_path / "ablate_levels.md").read_text().split("\n\n")[0]
+    analyze.levels(config, cwvae.CWVAE(config), data, flags, {}, str(tmp_path))
+    rows = summary(tmp_path)["interventions"]
+    assert [row["intervention"] for row in rows] == ["hidden_F", "reset_level_0"]
+    assert "[" not in (tmp_path / "levels.md").read_text().split("\n\n")[0]
 
 
 # ----------------------------------------------------------------- how the information is spread
 
 
-def test_information_is_that_of_the_loss(evaluate, loaded, monkeypatch):
-    monkeypatch.setattr(analyses, "CHUNK", 6)
-    out = evaluate("--information", "--num-examples", 3, "--seq-len", 9, "--frame-skips", 1, 3)
+def test_information_is_that_of_the_loss(run_analyze, loaded, monkeypatch):
+    monkeypatch.setattr(analyze, "CHUNK", 6)
+    out = run_analyze("information", "--num-examples", 3, "--seq-len", 9, "--frame-skips", 1, 3)
     config, model = loaded
     arrays = np.load(out / "information.npz")
     assert arrays["kl"].shape == (3, 2, 2) and arrays["frame_skips"].tolist() == [1, 3]
@@ -159,7 +162,7 @@ def test_information_is_that_of_the_loss(evaluate, loaded, monkeypatch):
             noise = model.noise(cwvae.fold_in(seed, 2, number), 1, video.shape[1])
             terms, states = model.terms(video, noise, states)
             total += np.array([terms.kl, terms.entropy_prior, terms.entropy_posterior])
-        got = [arrays[name][1, :, column] for name in analyses.QUANTITIES]
+        got = [arrays[name][1, :, column] for name in analyze.QUANTITIES]
         np.testing.assert_allclose(got, total / 9, rtol=1e-3, atol=1e-4)
     rows = summary(out)["information"]
     assert len(rows) == 3 * 2 * 2 and rows[0]["mean"] == pytest.approx(arrays["kl"][:, 0, 0].mean())
@@ -171,15 +174,30 @@ def test_information_of_a_diverged_model_is_one_line(loaded, tmp_path):
     config, _ = loaded
     model = cwvae.CWVAE(config)
     model.cells[0].prior_mean.bias.assign(np.nan * model.cells[0].prior_mean.bias)
-    data = analyses.Speeds(config, 4, [1])
+    data = analyze.Speeds(config, 4, [1])
     flags = types.SimpleNamespace(num_examples=1, batch_size=1, seed=0)
     with pytest.raises(tools.UserError, match="not finite"):
-        analyses.information(config, model, data, flags, {}, str(tmp_path))
+        analyze.information(config, model, data, flags, {}, str(tmp_path))
 
 
-def test_a_cell_of_a_table_has_no_minus_before_a_zero():
-    assert analyses.cell({"mean": -0.001, "confidence_95": [-0.2, 0.004]}, 2) == "0.00 [-0.20, 0.00]"
-    assert analyses.cell({"mean": 1.26, "confidence_95": None}, 1) == "1.3"
+# -------------------------------------------------------------------------------------------- flags
+
+
+@pytest.mark.parametrize("flags, says", [
+    ([], "the following arguments are required: ANALYSIS"),
+    (["dreams"], "invalid choice: 'dreams'"),
+    (["levels"], "the following arguments are required: --model-dir"),
+    (["dream", "--model-dir", "{run}", "--frames", "0"], "frames: 0 is out of range; nearest: 1"),
+    (["dream", "--model-dir", "{run}", "--example", "1000"], "example: 1000 is not one of the"),
+    (["dream", "--model-dir", "{run}", "--num-examples", "9"], "unknown argument --num-examples"),
+    (["levels", "--model-dir", "{run}", "--open-loop-ctx", "3"], "3 is not a multiple of 2"),
+    (["information", "--model-dir", "{run}", "--frame-skips", "1", "0"], "frame_skips: 0 is out"),
+    (["information", "--model-dir", "{run}", "--frame-skips", "x"], "invalid whole number value: 'x'"),
+    (["information", "--model-dir", "{run}", "--num-examples", "1", "--seq-len", "100", "--frame-skips",
+      "4"], "with frame_skip 4; nearest: 75"),
+])
+def test_bad_flags_are_one_line(flags, says, run_dir, refusal):
+    assert says in refusal(analyze.main, *(flag.format(run=run_dir) for flag in flags))
 
 
 # ---------------------------------------------------------------------------------------- ablations

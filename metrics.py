@@ -7,6 +7,8 @@ network: both are optional, and imported only by who asks for them.
 """
 
 import dataclasses
+import functools
+import itertools
 import os
 import typing
 import urllib.error
@@ -16,6 +18,7 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
+from datasets.moving_digit import ROOM, read_digits
 from tools import UserError
 
 SSIM_WINDOW = 7
@@ -452,6 +455,68 @@ def _centred(features):
     return mean, centred
 
 
+# -------------------------------------------------------------------- what is in a frame, and where
+
+
+_last_read = None, None  # frames, and what is in them: two metrics ask for the same ones
+
+
+def _read(frames, count):
+    """read_digits of frames [B, S, F, 64, 64, 1]: [B, S, F, D] and [B, S, F, D, 2]."""
+    global _last_read
+    if _last_read[0] is not frames:
+        leading = frames.shape[:3]
+        labels, positions = read_digits(frames.reshape(-1, *frames.shape[3:]), count)
+        _last_read = frames, (labels.reshape(*leading, count), positions.reshape(*leading, count, 2))
+    return _last_read[1]
+
+
+def compare_digits(prediction, factors):
+    """Reads the digits in predicted frames, and compares them with the true ones.
+
+    Of several, each true one is compared with one that is read: so that most are right, then so that
+    they are near.
+
+    Args:
+        prediction: uint8 [B, S, F, 64, 64, 1], or with 1 for F where it is the same for all frames.
+        factors: as metrics have them.
+
+    Returns:
+        right: bool [B, S, F, D], whether it is read as what it is.
+        distance: float [B, S, F, D], from where it is to where it is read, in pixels; where nothing is
+            read, what a random place would have on average.
+    """
+    count = factors["label"].shape[-1]
+    labels, positions = _read(prediction, count)
+    true_labels, true_positions = factors["label"][:, None, None], factors["position"][:, None]
+    found = None
+    for order in itertools.permutations(range(count)):
+        distance = np.linalg.norm(positions[..., order, :] - true_positions, axis=-1)
+        distance = np.where(np.isnan(distance), random_distance(true_positions), distance)
+        right = np.broadcast_to(labels[..., order] == true_labels, distance.shape)
+        quality = (right - distance / 1000).sum(-1, keepdims=True)  # no distance is as long
+        if found is None:
+            found = quality, right, distance
+        else:
+            better = quality > found[0]
+            found = [np.where(better, new, old)
+                     for new, old in zip((quality, right, distance), found, strict=True)]
+    return found[1], found[2]
+
+
+def random_distance(positions):
+    """The mean distance to all places that a digit can have: [..., 2] to [...]."""
+    rows, columns = np.moveaxis(np.rint(positions).astype(int).clip(0, ROOM), -1, 0)
+    return _random_distances()[rows, columns]
+
+
+@functools.cache
+def _random_distances():
+    """random_distance of every place, [37, 37]."""
+    places = np.stack(np.meshgrid(*[np.arange(ROOM + 1)] * 2, indexing="ij"), -1)
+    return np.linalg.norm(places - places[:, :, None, None], axis=-1).mean((2, 3))
+
+
 # ---------------------------------------------------------------------------------------- the metrics
 
 
@@ -532,6 +597,18 @@ METRICS = {metric.name: metric for metric in (
         "lower is better",
         lpips, better="lower", pixels="8-bit",
         networks=("alex", "vgg", "squeeze")),
+    Metric(
+        "identity", "Identity", "share of digits",
+        "share of the digits that are read as the true ones, by the best normalised correlation with "
+        "the ten images, per frame; below 0.5 nothing is read, which is wrong",
+        lambda truth, prediction, factors: compare_digits(prediction, factors)[0].mean(-1),
+        pixels="8-bit", needs_factors=True),
+    Metric(
+        "position_error", "Position error", "pixels",
+        "distance from where a digit is to where it is read, mean over the digits of a frame; where "
+        "nothing is read the expected distance of a random place",
+        lambda truth, prediction, factors: compare_digits(prediction, factors)[1].mean(-1),
+        better="lower", decimals=2, pixels="8-bit", needs_factors=True),
     Metric(
         "psnr_unclipped", "PSNR, unclipped", "dB",
         "PSNR in dB of unclipped predictions, data range 1, per frame; of colour the mean over the "

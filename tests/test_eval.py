@@ -22,6 +22,7 @@ import metrics
 import plot
 import runs
 import tools
+from datasets import moving_digit
 from predictor import Predictor, even_batches
 
 
@@ -276,6 +277,38 @@ def test_a_toy_metric_of_one_entry_is_everywhere(run_dir, tmp_path, monkeypatch,
                                      "--num-examples", "2", "--out", str(tmp_path / "levels")])
     analyze.main()
     assert "Error rise (grey levels), all frames" in (tmp_path / "levels" / "levels.md").read_text()
+
+
+def test_data_with_factors_is_read_for_identity_and_position(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(moving_digit.MovingDigit.SIZES, "one_demo", (1, (1, 12), (1, 12), (2, 12)))
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(run_dir / "model", run / "model")
+    config = tools.load_config(run_dir / "config.yml")
+    config.replace(dataset="moving_digit_demo", data_root=str(tmp_path)).save(run / "config.yml")
+    monkeypatch.setattr("sys.argv", ["eval.py", "--model-dir", str(run), "--num-samples", "2",
+                                     "--no-save-grid", "--out", str(out)])
+    evaluation.main()
+    printed = capsys.readouterr().out
+    assert "Identity (share of digits) ↑" in printed and "Position error (pixels) ↓" in printed
+    arrays = np.load(out / "metrics.npz")
+    truth = [moving_digit.video("test", index, 10) for index in range(2)]
+    position = np.stack([video["position"] for video in truth])[:, 4:]
+    assert arrays["identity"].shape == arrays["position_error"].shape == (2, 2, 6)
+    # The last frame held shows the right digit, where it was last.
+    np.testing.assert_array_equal(arrays["identity_last_frame"], 1)
+    last = np.stack([video["position"][3:4] for video in truth])
+    np.testing.assert_allclose(
+        arrays["position_error_last_frame"], np.linalg.norm(position - last, axis=-1)[..., 0], atol=0.6)
+    np.testing.assert_array_equal(arrays["identity_black"], 0)
+    np.testing.assert_allclose(
+        arrays["position_error_black"], metrics.random_distance(position)[..., 0], rtol=1e-5)
+    summary = json.loads((out / "summary.json").read_text())
+    assert {"identity_mean_of_2", "position_error_best_of_2"} < set(summary["metrics"])
+    assert {"identity_range.png", "position_error_mean.npz"} < {path.name for path in out.iterdir()}
+    assert (out / "sample1" / "best_identity_sample.npz").exists()
+    monkeypatch.setattr("sys.argv", ["plot.py", str(out), "--out", str(tmp_path / "a.png")])
+    plot.main()
+    assert "| Position error (pixels) ↓, black " in (tmp_path / "a.md").read_text()
 
 
 @pytest.mark.parametrize("where", [".", "model", "model_20"])

@@ -2,24 +2,40 @@
 
 A dataset is prepared once, into a store of frames that is mapped into memory (store.py); clips are
 then read from it by index, and which clips a step reads is a function of (seed, step) alone.
+
+    python3 data_loader.py --config my_videos.yml
+
+says what there is, without training, and draws what the model would see.
 """
 
+import quiet  # noqa: F401
+
+# isort: split
+import collections
 import concurrent.futures
 import functools
 import os
+import sys
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 
-from ahead import load_ahead
-from datasets import store, videos
+import pictures
+import tools
+from datasets import folder, store, videos
 from datasets.preparation import BUILDERS, prepare
 from tools import UserError
 
+NAMED = 3  # How many of the videos that are too short are named.
+THREADS = min(8, videos.CORES)
+
 
 class Clips:
-    """Training clips: every video cut into clips of seq_len frames that do not overlap.
+    """Training clips: every video cut into clips of seq_len frames.
 
+    They do not overlap; where clip_offset is random, the cuts move anew in every epoch, as far as the
+    video reaches.
     worker, num_workers: this process's share, for training by several: it reads rows
         worker * B / num_workers onwards of every global batch of B = config.batch_size clips.
 
@@ -32,18 +48,17 @@ class Clips:
                             f"by {num_workers} workers")
         self._config = config
         self._opened = _open(config, "train")
-        self._videos, self._actions = self._opened["video"], self._opened.get("actions")
-        self._batch_size, self._seed = config.batch_size, config.seed
-        self._seq_len, self._skip = config.seq_len, config.frame_skip
+        self._videos = self._opened["video"]
         share = config.batch_size // num_workers
         self._share = slice(worker * share, (worker + 1) * share)
-        kept = _kept_frames(self._videos, self._skip)
-        if kept.max() < self._seq_len:
-            raise UserError(f"seq_len: {self._seq_len} frames are more than the longest training "
-                            f"video of {_source(config)} has{_skipping(self._skip)}; "
-                            f"nearest: {kept.max()}")
-        self._ends = np.cumsum(kept // self._seq_len)  # Clips up to and with each video.
-        self._threads = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count()))
+        self._kept = _kept_frames(self._videos, config.frame_skip)
+        if self._kept.max() < config.seq_len:
+            raise UserError(f"seq_len: {config.seq_len} frames are more than the longest training "
+                            f"video of {_source(config)} has{_skipping(config.frame_skip)}; "
+                            f"nearest: {self._kept.max()}")
+        _say_too_short("seq_len", config.seq_len, "training", self._videos, self._kept)
+        self._ends = np.cumsum(self._kept // config.seq_len)  # Clips up to and with each video.
+        self._threads = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     @property
     def num_clips(self):
@@ -52,12 +67,12 @@ class Clips:
     @property
     def steps_per_epoch(self):
         """Steps until every clip was read once; a fraction where batches do not fit an epoch."""
-        return self.num_clips / self._batch_size
+        return self.num_clips / self._config.batch_size
 
     @property
     def action_size(self):
         """Numbers of an action; 0 without actions."""
-        return self._actions.rows.shape[1] if self._actions else 0
+        return _action_size(self._opened)
 
     @functools.cached_property
     def fingerprint(self):
@@ -72,37 +87,61 @@ class Clips:
         Steps walk through one shuffled epoch after the other; a batch may hold the end of an epoch
         and the beginning of the next.
         """
-        position = step * self._batch_size + np.arange(self._batch_size)
-        epochs, places = np.divmod(position, self.num_clips)
+        epochs, places = self._position(step)
         clips = np.empty_like(places)
         for epoch in np.unique(epochs):
             rows = epochs == epoch
             with tf.device("cpu"):
                 clips[rows] = tf.random.experimental.index_shuffle(
-                    places[rows], np.array([self._seed, epoch], np.uint32), self.num_clips - 1)
+                    places[rows], np.array([self._config.seed, epoch], np.uint32), self.num_clips - 1)
         return clips
 
     def batch(self, step):
-        """Reads this worker's share of a step: `video`, uint8 [b, T, 64, 64, C].
+        """Reads this worker's share of a step: `video`, uint8 [b, T, S, S, C].
 
         Also what else a batch of Sequences holds.
         """
-        places = [self._place(clip) for clip in self.indices(step)[self._share]]
-        return _gather(self._threads, self._opened, places, self._seq_len, self._skip)
+        return self.read(self._share_of(step))
+
+    def read(self, places):
+        """Reads the clips at places, a list of (video, first frame), as batch does."""
+        config = self._config
+        return _gather(self._threads, self._opened, places, config.seq_len, config.frame_skip)
 
     def describe(self, step):
         """Names the clips of this worker's share of a step, for a message."""
-        lines = []
-        for video, start in map(self._place, self.indices(step)[self._share]):
-            last = start + (self._seq_len - 1) * self._skip
-            lines.append(f"{self._videos.names[video]} frames {start}-{last}")
-        return ", ".join(lines)
+        return ", ".join(self.names(self._share_of(step)))
 
-    def _place(self, clip):
-        """Returns the video of a clip, and the clip's first frame."""
-        video = int(np.searchsorted(self._ends, clip, side="right"))
-        before = int(self._ends[video - 1]) if video else 0
-        return video, (int(clip) - before) * self._seq_len * self._skip
+    def names(self, places):
+        """What to call the clips at places."""
+        span = (self._config.seq_len - 1) * self._config.frame_skip
+        return [f"{self._videos.names[video]} frames {start}-{start + span}" for video, start in places]
+
+    def _position(self, step):
+        """Where a step is: for each clip of its global batch the epoch, and the place in it."""
+        return np.divmod(step * self._config.batch_size + np.arange(self._config.batch_size),
+                         self.num_clips)
+
+    def _share_of(self, step):
+        """The places of this worker's share of a step."""
+        epochs, _ = self._position(step)
+        return self.places(epochs[self._share], self.indices(step)[self._share])
+
+    def places(self, epochs, clips):
+        """Where clips are in their epochs: a list of (video, first frame)."""
+        seq_len = self._config.seq_len
+        found = []
+        for epoch, clip in zip(epochs, clips, strict=True):
+            video = int(np.searchsorted(self._ends, clip, side="right"))
+            kept = int(self._kept[video])
+            first = (int(clip - self._ends[video]) + kept // seq_len) * seq_len
+            if self._config.clip_offset == "random":
+                # By less than a clip, and as far to either side as frames are left over.
+                rng = np.random.default_rng([self._config.seed, epoch, video])
+                offset = (kept % seq_len - seq_len) // 2 + 1 + int(rng.integers(seq_len))
+                first = min(max(first + offset, 0), kept - seq_len)
+            found.append((video, first * self._config.frame_skip))
+        return found
 
 
 class Sequences:
@@ -115,14 +154,14 @@ class Sequences:
 
     def __init__(self, config, seq_len, split="test"):
         self._opened = _open(config, split)
-        self._videos, self._actions = self._opened["video"], self._opened.get("actions")
         self._seq_len, self._skip = seq_len, config.frame_skip
-        kept = _kept_frames(self._videos, self._skip)
+        kept = _kept_frames(self._opened["video"], self._skip)
         self._long_enough = np.flatnonzero(kept >= seq_len)
         if not len(self._long_enough):
             raise UserError(f"sequences of {seq_len} frames are longer than the longest test video "
                             f"of {_source(config)}{_skipping(self._skip)}; nearest: {kept.max()}")
-        self._threads = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count()))
+        _say_too_short("a sequence of", seq_len, "test", self._opened["video"], kept)
+        self._threads = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     def __len__(self):
         return len(self._long_enough)
@@ -130,13 +169,14 @@ class Sequences:
     @property
     def action_size(self):
         """Numbers of an action; 0 without actions."""
-        return self._actions.rows.shape[1] if self._actions else 0
+        return _action_size(self._opened)
 
     def batch(self, start, size):
-        """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, 64, 64, C].
+        """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, S, S, C].
 
-        With config.actions also `actions`, float32 [b, T, A]; of a dataset with known factors `label`,
-        int64 [b, D], and `position`, float32 [b, T, D, 2]. Raises IndexError where there is none.
+        With config.actions also `actions`, float32 [b, T, A], where frames are skipped their sums; of a
+        dataset with known factors `label`, int64 [b, D], and `position`, float32 [b, T, D, 2].
+        Raises IndexError where there is none.
         """
         places = [(int(video), 0) for video in self._long_enough[start : start + size]]
         if not places:
@@ -150,7 +190,15 @@ def prefetch(load, start, stop, depth=2):
     load runs in a thread of its own; what it raises is raised here, at the step it belongs to.
     Closing the generator ends the thread.
     """
-    return load_ahead(load, range(start, stop), depth)
+    loading = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        try:
+            for step in range(start, stop):
+                for later in range(step + len(loading), min(step + depth + 1, stop)):
+                    loading.append(thread.submit(load, later))
+                yield step, loading.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
 def _open(config, split):
@@ -158,12 +206,12 @@ def _open(config, split):
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     root = config.data_root
     if os.path.isfile(root) or videos.is_video(root) and not os.path.isdir(root):
-        return {"video": _open_file(config, split)}
+        return _open_file(config, split)
     paths = prepare(config)
     if split == "val" and split not in store.splits(paths["video"]):
         split = "test"
     opened = {name: store.read(path, split) for name, path in paths.items()}
-    channels = opened["video"].rows.shape[-1]
+    channels = opened["video"].shape[-1]
     if channels != config.channels:
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {channels}")
@@ -171,43 +219,81 @@ def _open(config, split):
 
 
 def _open_file(config, split):
-    """Reads a single file as the test split, in whatever number of channels the config has."""
+    """Opens a single file as the test split, in whatever form of frames the config has."""
     path = config.data_root
     if not (videos.is_video(path) and os.path.isfile(path)):
-        known = ", ".join(videos.ENCODED + videos.ARRAYS)
-        raise UserError(f"data_root: {path} is neither a folder nor a video file ({known})")
+        raise UserError(f"data_root: {path} is neither a folder nor a video file "
+                        f"({', '.join(videos.ENCODED + videos.ARRAYS)})")
     if split == "train":
         raise UserError(f"data_root: {path} is a single file; training needs a folder")
-    if config.actions:
-        raise UserError(f"data_root: {path} has no actions, which the model needs")
     try:
-        names, arrays = zip(*videos.read(path, config.channels), strict=True)
+        frames, found = videos.read(path, folder.form_of(config))
     except videos.Broken as error:
         raise UserError(f"data_root: {path}: {error}") from None
-    return store.Videos(np.concatenate(arrays), [len(array) for array in arrays], names)
+    except OSError as error:
+        if error.errno in store.FULL:
+            raise UserError(f"the disk of {tempfile.gettempdir()} is full; set TMPDIR to a folder with "
+                            f"more space for the frames of {path}") from None
+        raise
+    names = [path + video.part for video in found]
+    lengths = [video.length for video in found]
+    opened = {"video": store.Videos(frames, lengths, names)}
+    if config.actions:
+        folder.check_actions(
+            (name, None if video.actions is None else video.actions.shape[1], video.refused)
+            for name, video in zip(names, found, strict=True))
+        actions = np.concatenate([video.actions for video in found])
+        opened["actions"] = store.Videos(actions, lengths, names)
+    return opened
 
 
 def _gather(threads, opened, places, seq_len, skip):
     """Copies the clips at places (video, first frame) into one batch."""
-    span = seq_len * skip
     batch = {}
-    for name, videos_of in opened.items():
-        shape = videos_of.rows.shape[1:] if name == "label" else [seq_len, *videos_of.rows.shape[1:]]
-        batch[name] = np.empty([len(places), *shape], videos_of.rows.dtype)
+    for name, source in opened.items():
+        shape = source.shape if name == "label" else [seq_len, *source.shape]
+        batch[name] = np.empty([len(places), *shape], source.dtype)
 
     def copy(row):
         video, start = places[row]
+        stop = start + (seq_len - 1) * skip + 1
         for name, rows in batch.items():
             every = opened[name][video]
-            rows[row] = every[0] if name == "label" else every[start : start + span : skip]
+            if name == "label":
+                rows[row] = every[0]
+            elif name == "actions":
+                rows[row] = _summed(every, start, stop, skip)
+            else:
+                rows[row] = every[start:stop:skip]
 
     list(threads.map(copy, range(len(places))))  # The list brings exceptions here.
     return batch
 
 
+def _summed(actions, start, stop, skip):
+    """The actions since the kept frame before, at every skip-th frame from start to stop: [T, A]."""
+    first = start - skip + 1  # Of the first sum, before the video where start is 0.
+    since = np.pad(actions[max(0, first) : stop], [(max(0, -first), 0), (0, 0)])
+    return since.reshape(-1, skip, since.shape[1]).sum(1)
+
+
+def _action_size(opened):
+    return opened["actions"].shape[0] if "actions" in opened else 0
+
+
 def _kept_frames(opened, skip):
     """Frames that frame_skip leaves of each video, int [videos]."""
     return -(-opened.lengths // skip)
+
+
+def _say_too_short(key, seq_len, split, opened, kept):
+    """Names videos that are left out since they are shorter than seq_len."""
+    short = np.flatnonzero(kept < seq_len)
+    if len(short):
+        first = ", ".join(f"{opened.names[video]} ({kept[video]} frames)" for video in short[:NAMED])
+        print(f"{len(short)} of {len(kept)} {split} videos are shorter than {key} {seq_len} and left "
+              f"out: {first}{', ...' if len(short) > NAMED else ''}. {kept.min()} would keep all.",
+              file=sys.stderr)
 
 
 def _source(config):
@@ -218,3 +304,57 @@ def _source(config):
 
 def _skipping(skip):
     return f" with frame_skip {skip}" if skip > 1 else ""
+
+
+# ------------------------------------------------------------------------------------ what there is
+
+
+SHEET_CLIPS, SHEET_FRAMES = 12, 16
+
+
+def main():
+    parser = tools.Parser(description="Says what a config's data are, and draws what the model sees.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
+    parser.add_argument("--data-root", help="where the data are (default: the config's)")
+    parser.add_argument("--out", default="data.png", metavar="FILE",
+                        help="contact sheet: a training clip a row (default: data.png)")
+    flags = parser.parse_args()
+    config = tools.load_config(
+        flags.config, {"data_root": flags.data_root} if flags.data_root else None)
+    clips = Clips(config)
+    paths = prepare(config)
+    header = store.read_header(paths["video"])
+    print(f"{config.dataset}: {'x'.join(map(str, header['row_shape']))}, {paths['video']}")
+    for split in header["splits"]:
+        opened = store.read(paths["video"], split)
+        length = config.seq_len if split == "train" else config.eval_seq_len
+        kept = _kept_frames(opened, config.frame_skip)
+        print(f"  {split + ':':<7}{len(opened):>7,} videos{kept.sum():>12,} frames, {kept.min():,} to "
+              f"{kept.max():,} a video, median {np.median(kept):,.0f}; {np.sum(kept >= length):,} have "
+              f"{length}")
+    print(f"  {clips.num_clips:,} training clips of {config.seq_len} frames, "
+          f"{clips.steps_per_epoch:.1f} steps an epoch")
+    if "actions" in paths:
+        print(f"  {clips.action_size} numbers to an action")
+    for line in folder.describe(header):
+        print(f"  {line}")
+    size = sum(os.path.getsize(os.path.join(parent, name))
+               for path in paths.values() for parent, _, names in os.walk(path) for name in names)
+    print(f"  {store.size_text(size)} on disk")
+    print(f"Rows of {flags.out}:")
+    for name in save_sheet(config, clips, flags.out):
+        print(f"  {name}")
+
+
+def save_sheet(config, clips, path):
+    """Draws training clips, evenly spaced over the data, a clip a row. Returns the name of each."""
+    chosen = np.linspace(0, clips.num_clips - 1, min(SHEET_CLIPS, clips.num_clips)).astype(int)
+    shown = np.linspace(0, config.seq_len - 1, min(SHEET_FRAMES, config.seq_len)).astype(int)
+    places = clips.places(np.zeros_like(chosen), chosen)
+    frames = clips.read(places)["video"][:, shown]
+    pictures.save_grid(path, frames.reshape(-1, *frames.shape[2:]), len(shown))
+    return clips.names(places)
+
+
+if __name__ == "__main__":
+    tools.run_script(main)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import pathlib
 import shutil
@@ -15,7 +16,6 @@ import requests
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from ahead import load_ahead
 from datasets import store, videos
 from tools import UserError
 
@@ -33,8 +33,8 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     FOLDERS = {"train": "train", "test": "test"}  # The folder in the archive that holds a split.
 
     def _features(self):
-        shape = (None, videos.SIZE, videos.SIZE, self.CHANNELS)
-        return {"video": tfds.features.Video(shape=shape)}
+        shape = videos.Form(channels=self.CHANNELS).shape
+        return {"video": tfds.features.Video(shape=(None, *shape))}
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -58,7 +58,7 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         with _readable(archive), zipfile.ZipFile(archive) as opened:
             members = {split: self._list_members(opened, split) for split in self.FOLDERS}
             frames = sum(len(names) * self._first_length(opened, names) for names in members.values())
-        raw = frames * videos.SIZE * videos.SIZE * self.CHANNELS
+        raw = frames * math.prod(videos.Form(channels=self.CHANNELS).shape)
         # Once raw and once as PNGs, which are no larger.
         store.check_space(self._data_dir_root, 2 * raw, f"Preparing {self.name}")
         return {split: self._generate_examples(archive, names) for split, names in members.items()}
@@ -100,7 +100,7 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         skipped = 0
         with _readable(archive), zipfile.ZipFile(archive) as opened:
             decode = functools.partial(self._try_to_decode, opened)
-            for name, video in load_ahead(decode, names, depth=8, threads=os.cpu_count()):
+            for name, video in videos.in_parallel(decode, names):
                 if isinstance(video, videos.Broken):
                     tqdm.write(f"Skipped {name}: {video}.", file=sys.stderr)
                     skipped += 1
@@ -122,11 +122,13 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _decode(self, archive, name):
         """Decodes a file of the archive: uint8 [T, 64, 64, CHANNELS]. Raises videos.Broken."""
+        form = videos.Form(channels=self.CHANNELS)
         with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
             with archive.open(name) as member:  # Checks the checksum as it reads.
                 shutil.copyfileobj(member, file)
             file.flush()
-            return np.array(videos.decode(file.name, self.CHANNELS))
+            frames, _ = videos.read(file.name, form)
+            return np.array(frames)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,16 @@
 """Videos on disk as one flat file of frames, mapped into memory and read by index.
 
-A store is a folder: `header.json`, and for every split a file of rows (frames, or actions), all
-videos one after the other. It appears under its name whole, or not at all.
+A store is a folder: `rows`, all videos one after the other (frames, or actions), and `header.json`,
+which says where each lies and in which split. Rows are only ever appended, and the header is replaced
+as a whole: what reads a store never sees half of a change, and what writes one goes on in `journal`
+where a killed process stopped.
 """
 
 import contextlib
+import errno
 import fcntl
-import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -15,28 +18,35 @@ import shutil
 import sys
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from tools import UserError, write_atomically
 
-FORMAT = 1  # Of the files; a store of another format is built anew.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # Errors of a full disk, or of a limit on files.
+FORMATS = (1, 2)  # Of the files, oldest first. Format 1 had a file of rows for each split.
 
 
 class Videos:
-    """Videos in one array of rows, as a sequence of arrays [T, *row].
+    """Videos in one array of rows, as a sequence of arrays [T, *shape].
 
     rows: [rows of all videos, *row]. lengths: rows of each video. names: what to call each in messages.
+    starts: the first row of each video, where one does not follow the other.
+    view: the shape of what a video consists of, where that is several rows.
     """
 
-    def __init__(self, rows, lengths, names):
-        self.rows, self.lengths, self.names = rows, np.array(lengths, np.int64), names
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+    def __init__(self, rows, lengths, names, starts=None, view=None):
+        self._rows, self._counts, self.names = rows, np.array(lengths, np.int64), names
+        self._starts = np.cumsum(self._counts) - self._counts if starts is None else starts
+        self.shape, self.dtype = tuple(view or rows.shape[1:]), rows.dtype
+        self.lengths = self._counts // math.prod(view or [1])
 
     def __len__(self):
         return len(self.lengths)
 
     def __getitem__(self, video):
-        return self.rows[self._starts[video] : self._starts[video + 1]]
+        start = self._starts[video]
+        return self._rows[start : start + self._counts[video]].reshape(-1, *self.shape)
 
 
 def read(path, split):
@@ -44,24 +54,71 @@ def read(path, split):
 
     Raises UserError where the store is damaged.
     """
-    header = _read_header(path)
-    lengths, names = header["splits"][split]["lengths"], header["splits"][split]["names"]
-    shape, dtype = (sum(lengths), *header["row_shape"]), np.dtype(header["dtype"])
-    file = os.path.join(path, f"{split}.rows")
-    size, expected = os.path.getsize(file), dtype.itemsize * math.prod(shape)
-    if size != expected:  # Reading past the end of a mapped file would kill the process.
-        raise UserError(f"{file} is damaged: {size} bytes, not {expected}; delete {path}")
-    return Videos(np.memmap(file, dtype, "r", shape=shape), lengths, names)
+    header = read_header(path)
+    if header is None:  # Reading past the end of a mapped file would kill the process.
+        raise UserError(f"{path} is damaged ({damage(path)}); delete it")
+    videos = header["splits"][split]
+    name, count = ((f"{split}.rows", sum(videos["lengths"])) if header["format"] == 1 else
+                   ("rows", header["rows"]))
+    rows = np.memmap(os.path.join(path, name), header["dtype"], "r", shape=(count, *header["row_shape"]))
+    return Videos(rows, videos["lengths"], videos["names"], videos.get("starts"), header.get("view"))
+
+
+def read_header(path):
+    """Returns the header of a whole store; None where there is none, or a damaged one."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        with open(os.path.join(path, "header.json")) as file:
+            header = json.load(file)
+        if _misfit(path, header) is None and header["format"] in FORMATS:
+            return header
+    return None
+
+
+def damage(path):
+    """Says what is wrong with a store; None where it is whole, or is none at all."""
+    try:
+        with open(os.path.join(path, "header.json")) as file:
+            return _misfit(path, json.load(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return "header.json cannot be read"
+
+
+def _misfit(path, header):
+    """Says how a header does not fit the files beside it; None where it does."""
+    try:
+        if header["format"] not in FORMATS:  # Not damaged, but of another version.
+            return None
+        files = {"rows": header["rows"]} if header["format"] != 1 else {
+            f"{split}.rows": sum(videos["lengths"]) for split, videos in header["splits"].items()}
+        for videos in header["splits"].values():
+            starts = videos.get("starts", videos["lengths"])
+            if not len(starts) == len(videos["lengths"]) == len(videos["names"]):
+                return "header.json contradicts itself"
+        for name, rows in files.items():
+            size = os.path.getsize(os.path.join(path, name))
+            expected = rows * _row_bytes(header["row_shape"], header["dtype"])
+            # A process that goes on with the store appends to the rows.
+            if size < expected or size > expected and not os.path.exists(os.path.join(path, "journal")):
+                return f"{name} has {size} bytes, not {expected}"
+    except (KeyError, TypeError, AttributeError, OSError) as error:
+        return f"header.json does not fit: {error}"
+    return None
+
+
+def _row_bytes(shape, dtype):
+    return 0 if shape is None else np.dtype(dtype).itemsize * math.prod(shape)
 
 
 def splits(path):
     """Returns the names of the splits of the store at path."""
-    return list(_read_header(path)["splits"])
+    return list(read_header(path)["splits"])
 
 
 def source(path):
-    """Returns what the store at path was built from, as given to build; None without a store."""
-    header = _read_header(path)
+    """Returns what the store at path was built from, as given to commit; None without a whole store."""
+    header = read_header(path)
     return header and header["source"]
 
 
@@ -71,7 +128,7 @@ def fingerprint(path, split):
     Of names only the last part counts, so that data may be moved. A store from before there were
     fingerprints is read once for it.
     """
-    header = _read_header(path)
+    header = read_header(path)
     videos = header["splits"][split]
     if "digests" not in videos:
         videos["digests"] = [_digest(video) for video in tqdm(
@@ -88,66 +145,168 @@ def _digest(video):
     return hashlib.blake2b(np.ascontiguousarray(video).data, digest_size=16).hexdigest()
 
 
-def _read_header(path):
-    try:
-        with open(os.path.join(path, "header.json")) as file:
-            header = json.load(file)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        raise UserError(f"{path} is damaged: its header.json cannot be read; delete {path}") from None
-    return header if header["format"] == FORMAT else None
+def recover(path):
+    """Puts a store in order that a process left behind when it was killed. The caller holds the lock.
+
+    A damaged one is named and removed. Of earlier versions, which renamed whole folders, one may be
+    half exchanged for another.
+    """
+    old, part = f"{path}.old", f"{path}.part"
+    for finished in (part, old):
+        if not os.path.exists(path) and read_header(finished):
+            os.rename(finished, path)
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    harm = damage(path)
+    if harm:
+        print(f"{path} is damaged ({harm}) and is prepared anew.", file=sys.stderr)
+        shutil.rmtree(path)
+
+
+class Writer:
+    """Builds a store of pieces, and goes on where a killed process stopped.
+
+    A piece is what is read at once, a file or a record, and holds any number of videos. Its key is a
+    text that changes whenever it does. What is there already of the wanted pieces is kept. All rows
+    have the type and shape of the first. The caller holds the lock.
+
+    pieces: what is there by key, a dict of `names`, `starts`, `lengths`, `digests` and a `note`.
+    """
+
+    def __init__(self, path, wanted):
+        self._path, wanted = path, set(wanted)
+        os.makedirs(path, exist_ok=True)
+        header = read_header(path)
+        if header is None or header["format"] == 1:
+            header = {"pieces": {}, "rows": 0, "row_shape": None, "dtype": None}
+        self.pieces, end = header["pieces"], header["rows"]
+        self._row = [header["row_shape"], header["dtype"]]
+        for key, piece in self._journaled():
+            self.pieces[key] = piece
+            end = max([end, *np.add(piece["starts"], piece["lengths"])])
+        self.pieces = {key: piece for key, piece in self.pieces.items() if key in wanted}
+        if 2 * sum(sum(piece["lengths"]) for piece in self.pieces.values()) < end:
+            self.pieces, self._row, end = {}, [None, None], 0  # Most of it is of what is gone.
+            self._remove("header.json")
+            self._remove("journal")
+        if not end:
+            self._remove("rows")  # And not cut: another process may have mapped them.
+        self._rows, self._journal = self._open("rows", "ab"), self._open("journal", "a")
+        self._rows.truncate(int(end) * _row_bytes(*self._row))
+        self._rows.seek(0, os.SEEK_END)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._rows.close()
+        self._journal.close()
+
+    def _open(self, name, mode):
+        return open(os.path.join(self._path, name), mode)
+
+    def _remove(self, name):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(self._path, name))
+
+    def _journaled(self):
+        """Yields the pieces (key, piece) that a killed process has added, as far as they are whole."""
+        with (contextlib.suppress(FileNotFoundError, ValueError),
+              self._open("journal", "r") as journal, self._open("rows", "rb") as file):
+            for line in journal:
+                key, row, piece = json.loads(line)  # The last line may be cut short.
+                if self._row[0] is None:
+                    self._row = row
+                size, videos = _row_bytes(*self._row), piece["digests"]
+                if videos:
+                    count = os.path.getsize(file.name) // size
+                    rows = np.memmap(file, np.uint8, "r", shape=(count, size))
+                # After a power failure the disk may lack what was written last.
+                if all(_digest(rows[start : start + length]) == digest for start, length, digest in zip(
+                        piece["starts"], piece["lengths"], videos, strict=True)):
+                    yield key, piece
+
+    def add(self, key, videos, note=None):
+        """Appends a piece: a list of (name, array [T, *row]), and what else to remember of it."""
+        piece = {"names": [], "starts": [], "lengths": [], "digests": [], "note": note}
+        for name, video in videos:
+            row = [list(video.shape[1:]), video.dtype.name]
+            self._row = row if self._row[0] is None else self._row
+            if row != self._row:
+                raise ValueError(f"{name} is {video.dtype.name} {list(video.shape)}, not "
+                                 f"{self._row[1]} [T, *{self._row[0]}]")
+            piece["names"].append(name)
+            piece["starts"].append(self._rows.tell() // _row_bytes(*row))
+            piece["lengths"].append(len(video))
+            piece["digests"].append(_digest(video))
+            self._rows.write(np.ascontiguousarray(video).data)
+        self._rows.flush()
+        self._journal.write(json.dumps([key, self._row, piece]) + "\n")
+        self._journal.flush()
+        self.pieces[key] = piece
+
+    def commit(self, source, splits, view=None):
+        """Makes the pieces a store.
+
+        source: what they were made of, in words that change when the data does.
+        splits: for every split, the keys of its pieces, in the order of its videos.
+        view: the shape that one row after the other fills, where what is read is not rows but these.
+        """
+        header = {"format": FORMATS[-1], "source": source,
+                  "row_shape": self._row[0], "dtype": self._row[1],
+                  "rows": self._rows.tell() // max(1, _row_bytes(*self._row)), "view": view,
+                  "splits": {}, "pieces": self.pieces}
+        for split, keys in splits.items():
+            header["splits"][split] = {
+                field: [value for key in keys for value in self.pieces[key][field]]
+                for field in ("names", "starts", "lengths", "digests")}
+        _flush(self._rows)
+        with write_atomically(os.path.join(self._path, "header.json")) as file:
+            json.dump(header, file)
+            _flush(file)
+        self._remove("journal")
 
 
 def build(path, source, splits):
-    """Writes a store, in place of one that is there. The caller holds the lock.
+    """Writes a store of videos that are read one after the other, or goes on with it.
 
-    source: what the store is made of, in words that change when the data does.
-    splits: for every split, an iterable of (name, array [T, *row]), at least one. One array is held
-        at a time; all have the type and row shape of the first.
-    Whenever it fails, it leaves nothing behind.
+    splits: for every split, (number of videos, read); read(n) yields (name, array [T, *row]) from the
+        n-th video on. One array is held at a time.
     """
-    part, old = f"{path}.part", f"{path}.old"
-    clean = functools.partial(shutil.rmtree, ignore_errors=True)
-    clean(part)  # Of a process that was killed.
-    header = {"format": FORMAT, "source": source, "row_shape": None, "dtype": None, "splits": {}}
-    try:
-        os.makedirs(part)
-        for split, videos in splits.items():
-            with open(os.path.join(part, f"{split}.rows"), "wb") as file:
-                header["splits"][split] = _write_rows(file, videos, header)
-        with open(os.path.join(part, "header.json"), "w") as file:
-            json.dump(header, file)
-            _flush(file)
-        if os.path.exists(path):
-            os.rename(path, old)
-        os.rename(part, path)
-    finally:
-        clean(part)
-        clean(old)
-
-
-def _write_rows(file, videos, header):
-    """Appends the videos to a file; returns their lengths, names and digests."""
-    lengths, names, digests = [], [], []
-    for name, video in videos:
-        if header["row_shape"] is None:
-            header["row_shape"], header["dtype"] = list(video.shape[1:]), video.dtype.name
-        if list(video.shape[1:]) != header["row_shape"] or video.dtype.name != header["dtype"]:
-            raise ValueError(f"{name} is {video.dtype.name} {list(video.shape)}, not "
-                             f"{header['dtype']} [T, *{header['row_shape']}]")
-        file.write(np.ascontiguousarray(video).data)
-        lengths.append(len(video))
-        names.append(name)
-        digests.append(_digest(video))
-    _flush(file)
-    return {"lengths": lengths, "names": names, "digests": digests}
+    keys = {split: [f"{source} {split} {index}" for index in range(count)]
+            for split, (count, _) in splits.items()}
+    with Writer(path, itertools.chain(*keys.values())) as writer:
+        for split, (_, read_from) in splits.items():
+            done = next((n for n, key in enumerate(keys[split]) if key not in writer.pieces), None)
+            if done is not None:
+                for key, video in zip(keys[split][done:], read_from(done), strict=True):
+                    writer.add(key, [video])
+        writer.commit(source, keys)
 
 
 def _flush(file):
     """Puts a file on the disk: its name must not outlive its bytes when the machine goes down."""
     file.flush()
     os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def writing(config, path):
+    """Makes the folder of a path; in the context, what hinders writing is a UserError."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        yield
+    except Exception as error:
+        reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
+        number = getattr(reason, "errno", None)
+        if number in FULL or isinstance(reason, tf.errors.ResourceExhaustedError):
+            raise UserError(f"data_root: the disk of {config.data_root} is full; free some space and "
+                            "start again") from None
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
+                      errno.ENAMETOOLONG, errno.ENOENT):
+            raise UserError(f"data_root: {config.dataset} is not prepared in {config.data_root!r}, and "
+                            f"cannot be: {reason.strerror}: {reason.filename}") from None
+        raise
 
 
 @contextlib.contextmanager

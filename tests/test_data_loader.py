@@ -12,15 +12,13 @@ import tempfile
 import threading
 import time
 
-import imageio.v2 as imageio
 import numpy as np
 import pytest
 import tensorflow as tf
 import twins
 
 import data_loader
-from ahead import load_ahead
-from datasets import preparation, store, videos
+from datasets import store, videos
 from tools import Config, UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -152,7 +150,7 @@ def test_sequences_are_the_beginnings_of_long_enough_videos_in_order(root):
 @pytest.mark.parametrize("change, message", [
     (dict(seq_len=61), "seq_len: 61 frames .* longest training video .*nearest: 60"),
     (dict(seq_len=21, frame_skip=3), "with frame_skip 3; nearest: 20"),
-    (dict(actions=True), "actions: videos has none"),
+    (dict(actions=True), "actions: train/00.npy: has none; .* or in 00.actions.npy beside the video"),
 ])
 def test_settings_that_the_data_cannot_meet_are_one_line(root, change, message):
     with pytest.raises(UserError, match=message):
@@ -162,6 +160,131 @@ def test_settings_that_the_data_cannot_meet_are_one_line(root, change, message):
 def test_sequences_longer_than_the_data_are_one_line(root):
     with pytest.raises(UserError, match="31 frames are longer than the longest test video.*nearest: 30"):
         data_loader.Sequences(config_for(root), 31)
+
+
+# ---------------------------------------------------------------------------------- random offsets
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory):
+    """Videos of 4, 5, 7, 20 and 23 frames."""
+    return folder_of(tmp_path_factory.mktemp("shifted"), [4, 5, 7, 20, 23])
+
+
+def epoch_of(clips, epoch):
+    """The clips of an epoch, in the order of videos and frames."""
+    steps = range(epoch * 10, epoch * 10 + 10)
+    return sorted(place for step in steps for place in where(clips.batch(step)))
+
+
+def test_random_offsets_move_the_cuts_of_every_video_in_every_epoch(shifted):
+    config = config_for(shifted, batch_size=1, clip_offset="random")
+    clips = data_loader.Clips(config)
+    assert clips.num_clips == 10 == data_loader.Clips(config.replace(clip_offset="fixed")).num_clips
+    firsts = {}
+    for epoch in range(30):
+        for video, first in epoch_of(clips, epoch):
+            firsts.setdefault(video, []).append(first)
+    assert firsts[1] == [0] * 30  # As long as a clip.
+    assert set(firsts[2]) == {0, 1, 2}
+    for video, last in ((3, 15), (4, 18)):
+        starts = np.array(firsts[video]).reshape(30, 4)  # [epoch, clip]
+        assert starts.min() == 0 and starts.max() == last
+        assert len({tuple(row) for row in starts}) == 5  # By 0 to 4 frames: all that there is.
+        assert (np.diff(starts, axis=1)[:, 1:-1] == 5).all()  # Those in the middle never overlap.
+        seen = starts[..., None] + np.arange(5)
+        assert set(seen.ravel()) == set(range(last + 5))
+    starts = np.array(firsts[3]).reshape(30, 4)[:, 1], np.array(firsts[4]).reshape(30, 4)[:, 1]
+    assert len(set(zip(*starts, strict=True))) > 5  # Every video by itself.
+
+
+def test_random_offsets_are_a_function_of_seed_epoch_and_video(shifted):
+    config = config_for(shifted, batch_size=4, clip_offset="random")
+    clips, again = data_loader.Clips(config), data_loader.Clips(config)
+    for step in (0, 1000, 2, 10**6):  # Step 2 straddles epochs.
+        np.testing.assert_array_equal(clips.batch(step)["video"], again.batch(step)["video"])
+    ones = data_loader.Clips(config.replace(batch_size=1))
+    whole = [place for step in range(5) for place in where(clips.batch(step))]
+    assert whole == [place for step in range(20) for place in where(ones.batch(step))]
+    shares = [data_loader.Clips(config, worker, 2).batch(2)["video"] for worker in range(2)]
+    np.testing.assert_array_equal(np.concatenate(shares), clips.batch(2)["video"])
+    seeds = [data_loader.Clips(config.replace(seed=seed, batch_size=1)) for seed in range(3)]
+    assert len({tuple(epoch_of(one, 0)) for one in seeds}) == 3
+
+
+def test_random_offsets_with_frame_skip_stay_within_the_video(shifted):
+    clips = data_loader.Clips(config_for(
+        shifted, batch_size=1, frame_skip=3, seq_len=3, clip_offset="random"))
+    for step in range(40):
+        (clip,) = clips.batch(step)["video"]
+        np.testing.assert_array_equal(np.diff(clip[:, 0, 1, 0]), 3)
+        assert clip[0, 0, 1, 0] % 3 == 0
+        assert f"frames {clip[0, 0, 1, 0]}-{clip[-1, 0, 1, 0]}" in clips.describe(step)
+
+
+# ---------------------------------------------------------------------------------------- actions
+
+
+@pytest.fixture(scope="module")
+def acting(tmp_path_factory):
+    """Videos of which action t is [t, video], in a file beside each."""
+    root = folder_of(tmp_path_factory.mktemp("acting"), [23, 12], test=(14,))
+    for split, number, length in (("train", 0, 23), ("train", 1, 12), ("test", 0, 14)):
+        actions = np.stack([np.arange(length), np.full(length, number)], 1)
+        np.save(f"{root}/{split}/{number:02d}.actions.npy", actions)
+    return root
+
+
+def test_actions_of_ones_own_videos_go_with_their_frames(acting):
+    config = config_for(acting, actions=True, batch_size=6)
+    clips, sequences = data_loader.Clips(config), data_loader.Sequences(config, 12)
+    assert clips.num_clips == 6 and clips.action_size == sequences.action_size == 2
+    batch = clips.batch(0)
+    assert batch["actions"].dtype == np.float32
+    np.testing.assert_array_equal(batch["actions"][..., 0], batch["video"][:, :, 0, 1, 0])
+    np.testing.assert_array_equal(batch["actions"][..., 1], batch["video"][:, :, 0, 0, 0])
+    np.testing.assert_array_equal(sequences.batch(0, 1)["actions"][0, :, 0], np.arange(12))
+    assert "actions" not in data_loader.Clips(config.replace(actions=False)).batch(0)
+
+
+@pytest.mark.parametrize("offset", ["fixed", "random"])
+def test_an_action_is_the_sum_of_those_since_the_frame_before(acting, offset):
+    config = config_for(acting, actions=True, batch_size=1, frame_skip=3, seq_len=2, clip_offset=offset)
+    clips = data_loader.Clips(config)
+    for step in range(12):
+        batch = clips.batch(step)
+        frames = batch["video"][0, :, 0, 1, 0].astype(int)
+        expected = [sum(range(max(0, frame - 2), frame + 1)) for frame in frames]
+        np.testing.assert_array_equal(batch["actions"][0, :, 0], expected)
+    (sequence,) = data_loader.Sequences(config, 4).batch(0, 1)["actions"]
+    np.testing.assert_array_equal(sequence[:, 0], [0, 1 + 2 + 3, 4 + 5 + 6, 7 + 8 + 9])
+
+
+def test_actions_of_two_widths_or_none_are_one_line_that_names_the_file(acting, tmp_path):
+    root = str(tmp_path / "videos")
+    shutil.copytree(acting, root)
+    shutil.rmtree(f"{root}/frames_64x64x1")
+    config = config_for(root, actions=True)
+    np.save(f"{root}/train/01.actions.npy", np.zeros([12, 3]))
+    with pytest.raises(UserError, match="train/01.npy has 3 numbers to an action, but train/00.npy"):
+        data_loader.Clips(config)
+    np.save(f"{root}/train/01.actions.npy", np.zeros([11, 2]))
+    with pytest.raises(UserError, match="actions: train/01.npy: it has 11 actions for 12 frames"):
+        data_loader.Sequences(config, 12)
+    assert data_loader.Clips(config.replace(actions=False)).num_clips == 6
+    os.remove(f"{root}/train/01.actions.npy")
+    with pytest.raises(UserError, match="actions: train/01.npy: has none"):
+        data_loader.Clips(config)
+    np.save(f"{root}/train/01.actions.npy", np.ones([12, 2]))
+    assert data_loader.Clips(config).action_size == 2
+
+
+def test_a_single_file_may_have_actions(tmp_path):
+    frames = counting(0, 12)
+    np.savez(tmp_path / "clip.npz", video=frames, actions=np.arange(24).reshape(12, 2))
+    config = config_for(str(tmp_path / "clip.npz"), actions=True)
+    batch = data_loader.Sequences(config, 12).batch(0, 1)
+    np.testing.assert_array_equal(batch["actions"][0], np.arange(24).reshape(12, 2))
 
 
 # ------------------------------------------------------------------------------------- prefetch
@@ -192,181 +315,6 @@ def test_closing_prefetch_ends_its_thread():
     assert threading.active_count() == before
 
 
-def test_loading_ahead_uses_its_threads_and_keeps_the_order():
-    barrier = threading.Barrier(3, timeout=10)
-
-    def load(item):
-        barrier.wait()  # Passes when three load at the same time.
-        return item
-
-    assert [item for item, _ in load_ahead(load, "abcdef", depth=3, threads=3)] == list("abcdef")
-
-
-# ------------------------------------------------------------------------------ videos of one's own
-
-
-def test_a_folder_of_many_formats_and_sizes(tmp_path, capfd):
-    root = tmp_path / "videos"
-    root.mkdir()
-    formats = {
-        "a.mp4": (48, 80, {}), "b.avi": (64, 64, {}), "c.mov": (100, 64, {}),
-        "d.webm": (90, 160, {"codec": "libvpx-vp9"}), "e.mkv": (65, 131, {"pixelformat": "yuv444p"}),
-        "f.gif": (70, 70, {}), "h.MP4": (40, 30, {})}
-    sources = {}
-    for seed, (name, (height, width, options)) in enumerate(formats.items()):
-        sources[name] = twins.movie(seed, 10 + seed, height, width)
-        twins.encode(sources[name], root / name, **options)
-    sources["g.npy"] = twins.movie(20, 15, 200, 120)
-    np.save(root / "g.npy", sources["g.npy"])
-    np.savez(root / "i.npz", video=twins.movie(21, 15, 64, 64)[None] / 255, other=[1])
-    sources["i.npz[0]"] = twins.movie(21, 15, 64, 64)
-    (root / "notes.txt").write_text("not a video")
-
-    config = config_for(str(root), channels=3, seq_len=10)
-    opened = data_loader._open(config, "train")["video"]
-    test = data_loader._open(config, "test")["video"]
-    assert len(opened) == 8 and test.names == [str(root / "i.npz[0]")]
-    assert "free)" in capfd.readouterr().err
-    for split in (opened, test):
-        for index, name in enumerate(split.names):
-            source = sources[os.path.basename(name)]
-            assert split[index].shape == (len(source), 64, 64, 3), name  # Every frame, once.
-            expected = area_resized(source)
-            assert np.abs(split[index].astype(float) - expected).mean() < 6, name
-
-
-def area_resized(frames):
-    """Each pixel the mean of the area it covers, of the square in the middle, by enlarging first."""
-    height, width = frames.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = frames[:, top : top + side, left : left + side].astype(float)
-    for axis in (1, 2):
-        covers = np.repeat(np.eye(side), 64, axis=1).reshape(side, 64, side).sum(2).T / side
-        square = np.moveaxis(np.tensordot(covers, square, (1, axis)), 0, axis)
-    return square
-
-
-def test_every_frame_comes_once_whatever_its_duration(tmp_path):
-    frames = twins.movie(0, 9)
-    imageio.mimsave(tmp_path / "a.gif", frames, duration=[20, 500, 20, 300, 20, 20, 1000, 20, 40])
-    assert len(videos.decode(str(tmp_path / "a.gif"), 3)) == 9
-
-
-def test_area_resizing_is_exact_for_arrays(tmp_path):
-    frames = np.random.default_rng(0).integers(0, 255, (3, 100, 130, 3), np.uint8)
-    np.save(tmp_path / "a.npy", frames)
-    (_, read), = videos.read(str(tmp_path / "a.npy"), 3)
-    assert np.abs(read - area_resized(frames)).max() <= 0.501
-
-
-@pytest.mark.parametrize("kept, channels", [(1, 3), (3, 1), (4, 3), (4, 1)])
-def test_channels_are_converted(tmp_path, kept, channels):
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (4, 64, 64, kept), np.uint8)
-    np.save(tmp_path / "a.npy", frames)
-    (_, read), = videos.read(str(tmp_path / "a.npy"), channels)
-    colour = np.repeat(frames, 3, axis=-1) if kept == 1 else frames[..., :3]
-    expected = colour if channels == 3 else colour @ np.array([[0.299], [0.587], [0.114]])
-    assert read.dtype == np.uint8 and np.abs(read - expected).max() <= 0.501
-
-
-def test_grey_is_the_same_from_a_file_as_from_an_array(tmp_path):
-    frames = twins.movie(0, 8)
-    np.save(tmp_path / "a.npy", frames)
-    twins.encode(frames, tmp_path / "a.mp4", output_params=["-qp", "0", "-pix_fmt", "yuv444p"])
-    (_, array), = videos.read(str(tmp_path / "a.npy"), 1)
-    (_, file), = videos.read(str(tmp_path / "a.mp4"), 1)
-    assert np.abs(array.astype(int) - file).max() <= 2
-
-
-def test_one_folder_is_split_by_name(tmp_path):
-    for number in range(25):
-        (tmp_path / f"{number:02d}.mp4").touch()
-    splits = videos.list_splits(str(tmp_path))
-    assert [os.path.basename(path) for path in splits["test"]] == ["09.mp4", "19.mp4"]
-    assert len(splits["train"]) == 23 and splits["train"] == sorted(splits["train"])
-    for number in range(2, 25):
-        os.remove(tmp_path / f"{number:02d}.mp4")
-    splits = videos.list_splits(str(tmp_path))
-    assert [len(splits[split]) for split in ("train", "test")] == [1, 1]
-
-
-def test_broken_files_are_named_skipped_and_counted(tmp_path, capfd):
-    root = folder_of(tmp_path, [12, 12])
-    train = tmp_path / "videos" / "train"
-    whole = twins.encode(twins.movie(0, 60), output_params=["-movflags", "+faststart"])
-    (train / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
-    (train / "text.avi").write_text("not a video")
-    (train / "empty.webm").touch()
-    np.save(train / "shape.npy", np.zeros([3, 4], np.uint8))
-    np.save(train / "range.npy", np.full([3, 64, 64, 1], 7.5))
-    np.save(train / "ints.npy", np.zeros([3, 64, 64, 1], np.int64))
-    np.savez(train / "keys.npz", a=[1], b=[2])
-    (train / "cut.npz").write_bytes(b"PK\3\4")
-    opened = data_loader._open(config_for(root), "train")["video"]
-    said = capfd.readouterr().err
-    assert len(opened) == 2
-    for name, reason in {"cut.mp4": "", "text.avi": "", "empty.webm": "", "cut.npz": "",
-                         "shape.npy": "has shape [3, 4]", "range.npy": "holds floats from 7.5 to 7.5",
-                         "ints.npy": "holds int64", "keys.npz": "holds a, b"}.items():
-        assert any(f"Skipped {train / name}: {reason}" in line
-                   for line in said.splitlines()), name
-    assert "8 of 10 files to train on do not decode" in said
-
-
-def test_a_folder_with_nothing_usable_is_one_line(tmp_path):
-    config = config_for(str(tmp_path))
-    with pytest.raises(UserError, match="there is no folder"):
-        data_loader.Clips(config_for(str(tmp_path / "none")))
-    with pytest.raises(UserError, match="needs two videos at least"):
-        data_loader.Clips(config)
-    (tmp_path / "a.mp4").write_text("no video")
-    (tmp_path / "b.mp4").write_text("no video")
-    with pytest.raises(UserError, match="none of the 1 files to train on decodes"):
-        data_loader.Clips(config)
-    assert sorted(name for name in os.listdir(tmp_path) if "lock" not in name) == ["a.mp4", "b.mp4"]
-    os.mkdir(tmp_path / "train")
-    with pytest.raises(UserError, match="has train/ and no other split"):
-        data_loader.Clips(config)
-    os.mkdir(tmp_path / "test")
-    with pytest.raises(UserError, match="no videos .* in .*train"):
-        data_loader.Clips(config)
-
-
-def test_a_killed_ffmpeg_is_not_the_files_fault(tmp_path, monkeypatch):
-    (tmp_path / "a.mp4").write_bytes(twins.encode(twins.movie(0, 5)))
-    killed = tmp_path / "ffmpeg"
-    killed.write_text("#!/bin/sh\nkill -9 $$\n")
-    killed.chmod(0o755)
-    monkeypatch.setattr(videos.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(killed))
-    with pytest.raises(RuntimeError, match="ended by signal 9"):
-        videos.decode(str(tmp_path / "a.mp4"), 1)
-
-
-def test_no_program_on_the_path_is_needed(tmp_path, monkeypatch):
-    (tmp_path / "a.mp4").write_bytes(twins.encode(twins.movie(0, 5)))
-    monkeypatch.setenv("PATH", "")
-    assert videos.decode(str(tmp_path / "a.mp4"), 3).shape == (5, 64, 64, 3)
-
-
-def test_a_changed_folder_is_prepared_anew(tmp_path, capfd):
-    root = folder_of(tmp_path, [12, 12])
-    config = config_for(root)
-    assert data_loader.Clips(config).num_clips == 4
-    capfd.readouterr()
-    data_loader.Clips(config)
-    assert capfd.readouterr().err == ""
-    np.save(tmp_path / "videos" / "train" / "02.npy", counting(2, 60))
-    assert data_loader.Clips(config).num_clips == 16
-
-
-def test_temporary_files_do_not_stay(tmp_path):
-    root = folder_of(tmp_path, [12, 12])
-    data_loader.prepare(config_for(root))
-    assert sorted(os.listdir(root)) == ["frames_64x64x1", "frames_64x64x1.lock", "test", "train"]
-
-
 # ----------------------------------------------------------------------------------- a single file
 
 
@@ -379,10 +327,10 @@ def test_a_single_file_is_evaluated_whatever_the_dataset(dataset, channels, tmp_
     assert len(sequences) == 1
     video = sequences.batch(0, 1)["video"]
     assert video.shape == (1, 12, 64, 64, channels)
-    expected = area_resized(frames[:12])
-    expected = expected if channels == 3 else expected @ np.array([[0.299], [0.587], [0.114]])
-    assert np.abs(video[0] - expected).mean() < 6
-    assert os.listdir(tmp_path) == ["clip.mp4"]
+    np.save(tmp_path / "clip.npy", frames)
+    expected, _ = videos.read(str(tmp_path / "clip.npy"), videos.Form(channels=channels))
+    assert np.abs(video[0].astype(float) - expected[:12]).mean() < 6
+    assert sorted(os.listdir(tmp_path)) == ["clip.mp4", "clip.npy"]
 
 
 def test_a_tilde_is_the_home(tmp_path, monkeypatch):
@@ -412,7 +360,7 @@ def test_a_single_file_that_cannot_serve_is_one_line(tmp_path):
             data_loader.Sequences(config_for(str(tmp_path / name)), 12)
     with pytest.raises(UserError, match="training needs a folder"):
         data_loader.Clips(config_for(str(tmp_path / "short.npy")))
-    with pytest.raises(UserError, match="has no actions"):
+    with pytest.raises(UserError, match="actions: .*short.npy: has none"):
         data_loader.Sequences(
             config_for(str(tmp_path / "short.npy"), dataset="minerl", actions=True), 5)
 
@@ -466,7 +414,7 @@ def test_an_unwritable_data_root_is_one_line(dataset, shared_folder):
         data_loader.prepare(config_for(f"{shared_folder}/data", dataset=dataset, channels=channels))
 
 
-def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(tmp_path, monkeypatch, capfd):
     root = folder_of(tmp_path, [12, 12])
 
     def full(_):
@@ -475,12 +423,16 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path, monkeypat
     monkeypatch.setattr(store.os, "fsync", full)
     with pytest.raises(UserError, match="data_root: the disk of .*videos is full"):
         data_loader.Clips(config_for(root))
-    assert sorted(os.listdir(root)) == ["frames_64x64x1.lock", "test", "train"]
+    assert store.source(f"{root}/frames_64x64x1") is None
+    monkeypatch.undo()
+    capfd.readouterr()
+    assert data_loader.Clips(config_for(root)).num_clips == 4
+    assert "Preparing" not in capfd.readouterr().err  # All files had been read.
 
 
 def test_a_disk_that_fills_up_below_tfds_is_one_line(tmp_path):
     cause = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
-    writing = preparation._writing(config_for(str(tmp_path)), str(tmp_path / "records"))
+    writing = store.writing(config_for(str(tmp_path)), str(tmp_path / "records"))
     with pytest.raises(UserError, match="the disk of .* is full"), writing:
         raise RuntimeError("Failed to finalize writing of split test") from cause
 
@@ -509,14 +461,15 @@ def preparing(root, dataset, channels, first="pass"):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_preparation_that_was_killed_is_completed_by_the_next(tmp_path):
     """Killed twice: as the records are written, and as the store is."""
     twins.archive("mazes", tmp_path / "gqn_mazes.zip")
     config = config_for(str(tmp_path), dataset="mazes", channels=3, seq_len=12)
     folder = tmp_path / "gqn_mazes"
-    slow_decoding = "decode = videos.decode; videos.decode = lambda *_: time.sleep(1) or decode(*_)"
+    slow_decoding = "read = videos.read; videos.read = lambda *_: time.sleep(1) or read(*_)"
     for slow, half_written in ((slow_decoding, "incomplete.*"),
-                               ("os.fsync = lambda _: time.sleep(99)", "1.0.0.frames.part/train.rows")):
+                               ("os.fsync = lambda _: time.sleep(99)", "1.0.0.frames/rows")):
         process = preparing(str(tmp_path), "mazes", 3, slow)
         deadline = time.monotonic() + 60
         while not glob.glob(str(folder / half_written)):
@@ -524,9 +477,10 @@ def test_a_preparation_that_was_killed_is_completed_by_the_next(tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert not os.path.exists(folder / "1.0.0.frames")
+        assert not os.path.exists(folder / "1.0.0.frames" / "header.json")
     assert data_loader.Clips(config).num_clips == 3
     assert sorted(os.listdir(folder)) == ["1.0.0", "1.0.0.frames", "1.0.0.lock"]
+    assert sorted(os.listdir(folder / "1.0.0.frames")) == ["header.json", "rows"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 
@@ -18,37 +19,223 @@ def arrays(*lengths, channels=1):
             for index, length in enumerate(lengths)]
 
 
-def test_videos_come_back_as_they_went_in(tmp_path):
-    path, videos = str(tmp_path / "frames"), arrays(5, 1, 9)
-    actions = [("a", np.arange(6, dtype=np.float32).reshape(3, 2))]
-    store.build(path, "v1", {"train": iter(videos), "test": iter(arrays(2))})
-    opened = store.read(path, "train")
-    assert len(opened) == 3 and opened.names == ["video0", "video1", "video2"]
-    np.testing.assert_array_equal(opened.lengths, [5, 1, 9])
+def build(path, source, **splits):
+    store.build(path, source, {
+        split: (len(videos), lambda start, videos=videos: iter(videos[start:]))
+        for split, videos in splits.items()})
+
+
+def old_store(path, source, row_shape=(4, 4, 1), **splits):
+    """A store as version 9ff3a85 left it: a file of rows for each split, no digests, no pieces."""
+    os.makedirs(path)
+    header = {"format": 1, "source": source, "row_shape": list(row_shape), "dtype": "uint8",
+              "splits": {}}
+    for split, videos in splits.items():
+        with open(os.path.join(path, f"{split}.rows"), "wb") as file:
+            for _, video in videos:
+                file.write(video.tobytes())
+        header["splits"][split] = {"lengths": [len(video) for _, video in videos],
+                                   "names": [name for name, _ in videos]}
+    with open(os.path.join(path, "header.json"), "w") as file:
+        json.dump(header, file)
+
+
+def assert_holds(path, split, videos):
+    opened = store.read(path, split)
+    assert opened.names == [name for name, _ in videos]
     for index, (_, video) in enumerate(videos):
         np.testing.assert_array_equal(opened[index], video)
-    assert isinstance(opened.rows, np.memmap) and len(store.read(path, "test")) == 1
-
-    store.build(path, "v2", {"train": actions})
-    np.testing.assert_array_equal(store.read(path, "train")[0], actions[0][1])
 
 
-def test_the_source_is_known_and_none_without_a_store(tmp_path):
-    path = str(tmp_path / "frames")
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "frames")
+
+
+def test_videos_come_back_as_they_went_in(path):
+    videos = arrays(5, 1, 9)
+    build(path, "v1", train=videos, test=arrays(2))
+    assert_holds(path, "train", videos)
+    opened = store.read(path, "train")
+    assert len(opened) == 3 and isinstance(opened[0].base, np.memmap)
+    np.testing.assert_array_equal(opened.lengths, [5, 1, 9])
+    assert len(store.read(path, "test")) == 1 and store.splits(path) == ["train", "test"]
+
+    actions = [("a", np.arange(6, dtype=np.float32).reshape(3, 2))]
+    build(path, "v2", train=actions)
+    assert_holds(path, "train", actions)
+
+
+def test_a_store_of_the_version_before_is_read(path):
+    videos = arrays(5, 1, 9)
+    old_store(path, "v1", train=videos, test=arrays(2))
+    assert store.source(path) == "v1" and store.damage(path) is None
+    assert_holds(path, "train", videos)
+    assert_holds(path, "test", arrays(2))
+
+
+def test_the_source_is_known_and_none_without_a_store(path):
     assert store.source(path) is None
-    store.build(path, "v1", {"train": arrays(3)})
+    build(path, "v1", train=arrays(3))
     assert store.source(path) == "v1"
 
 
+def test_a_store_of_another_format_is_as_good_as_none(path, monkeypatch):
+    build(path, "v1", train=arrays(3))
+    monkeypatch.setattr(store, "FORMATS", (1, 3))
+    assert store.source(path) is None and store.damage(path) is None
+
+
+# ---------------------------------------------------------------------- killed, continued, grown
+
+
+def failing(videos, count):
+    """Reads `count` videos and then breaks down; remembers where it was asked to start."""
+    def read(start):
+        read.start = start
+        yield from videos[start:count]
+        raise ZeroDivisionError
+
+    return read
+
+
+def test_a_build_that_breaks_down_leaves_what_was_there_and_is_continued(path):
+    build(path, "v1", train=arrays(3, 4))
+    videos = arrays(2, 5, 1, 7)
+    with pytest.raises(ZeroDivisionError):
+        store.build(path, "v2", {"train": (4, failing(videos, 2))})
+    again = failing(videos, 3)
+    with pytest.raises(ZeroDivisionError):
+        store.build(path, "v2", {"train": (4, again)})
+    assert again.start == 2
+    with open(os.path.join(path, "rows"), "ab") as file:
+        file.write(b"half a row")
+    with open(os.path.join(path, "journal"), "a") as file:
+        file.write('["v2 train 3", [[4')
+    last = failing(videos, 4)
+    with pytest.raises(ZeroDivisionError):
+        store.build(path, "v2", {"train": (4, last)})
+    assert last.start == 3
+    build(path, "v2", train=videos)
+    assert_holds(path, "train", videos)
+    assert sorted(os.listdir(path)) == ["header.json", "rows"]
+
+
+def test_readers_keep_what_they_have_while_a_store_is_replaced(path):
+    videos = arrays(30, 40)
+    build(path, "v1", train=videos)
+    opened = store.read(path, "train")
+    build(path, "v2", train=arrays(2))
+    for index, (_, video) in enumerate(videos):
+        np.testing.assert_array_equal(opened[index], video)
+
+
+def test_what_the_disk_lost_is_read_again(path):
+    videos = arrays(3, 4, 5)
+    with pytest.raises(ZeroDivisionError):
+        store.build(path, "v1", {"train": (3, failing(videos, 2))})
+    with open(os.path.join(path, "rows"), "r+b") as file:  # As zeros, after a power failure.
+        file.seek(3 * 16)
+        file.write(bytes(4 * 16))
+    build(path, "v1", train=videos)
+    assert_holds(path, "train", videos)
+
+
+def test_only_new_pieces_are_appended_in_the_order_of_the_whole(path):
+    (_, a), (_, b), (_, c) = arrays(3, 4, 5)
+    with store.Writer(path, ["a", "c"]) as writer:
+        writer.add("a", [("a", a)], note="first")
+        writer.add("c", [("c", c)])
+        writer.commit("v1", {"train": ["a", "c"]})
+    with store.Writer(path, ["a", "b", "c"]) as writer:
+        assert sorted(writer.pieces) == ["a", "c"] and writer.pieces["a"]["note"] == "first"
+        writer.add("b", [("b0", b[:1]), ("b1", b[1:])])
+        assert_holds(path, "train", [("a", a), ("c", c)])  # Until it is committed.
+        writer.commit("v2", {"train": ["a", "b"], "test": ["c"]})
+    assert_holds(path, "train", [("a", a), ("b0", b[:1]), ("b1", b[1:])])
+    assert_holds(path, "test", [("c", c)])
+    with store.Writer(path, ["b"]) as writer:  # The rest is most of it.
+        assert not writer.pieces
+
+
+def test_what_earlier_versions_left_half_renamed_is_recovered(path):
+    old, new = arrays(3), arrays(2, 5)
+    old_store(f"{path}.old", "v1", train=old)
+    store.recover(path)
+    assert_holds(path, "train", old)
+    os.rename(path, f"{path}.old")
+    old_store(f"{path}.part", "v2", train=new)  # Whole: only its name is missing.
+    store.recover(path)
+    assert_holds(path, "train", new)
+    old_store(f"{path}.old", "v1", train=old)
+    os.makedirs(f"{path}.part")
+    store.recover(path)
+    assert_holds(path, "train", new)
+    assert os.listdir(os.path.dirname(path)) == ["frames"]
+
+
+@pytest.mark.parametrize("change", [{"channels": 3}, {}])
+def test_videos_of_two_shapes_or_types_are_refused(path, change):
+    (name, video), = arrays(2, **change)
+    other = (name, video if change else video.astype(np.float32))
+    with pytest.raises(ValueError, match="video0 is"):
+        build(path, "v1", train=[*arrays(3), other])
+
+
+# ------------------------------------------------------------------------------------------ damage
+
+
+def rewrite_header(path, **changes):
+    file = os.path.join(path, "header.json")
+    with open(file) as opened:
+        header = json.load(opened)
+    with open(file, "w") as opened:
+        json.dump(header | changes, opened)
+
+
+DAMAGES = {
+    "cut": (lambda path: os.truncate(f"{path}/rows", 20), "rows has 20 bytes, not 48"),
+    "longer": (lambda path: os.truncate(f"{path}/rows", 50), "rows has 50 bytes, not 48"),
+    "gone": (lambda path: os.remove(f"{path}/rows"), "No such file"),
+    "other rows": (lambda path: rewrite_header(path, row_shape=[4, 4, 3]), "has 48 bytes, not 144"),
+    "no splits": (lambda path: rewrite_header(path, splits=None), "does not fit"),
+    "no JSON": (lambda path: os.truncate(f"{path}/header.json", 20), "header.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", list(DAMAGES))
+def test_a_damaged_store_is_never_read_and_named_when_it_is_removed(path, kind, capfd):
+    harm, message = DAMAGES[kind]
+    build(path, "v1", train=arrays(3))
+    harm(path)
+    assert store.source(path) is None
+    with pytest.raises(UserError, match=f"frames is damaged .*{message}.*; delete it"):
+        store.read(path, "train")
+    store.recover(path)
+    said = capfd.readouterr().err
+    assert f"{path} is damaged (" in said and message in said and not os.path.exists(path)
+
+
+def test_the_files_of_an_earlier_version_are_checked_too(path):
+    old_store(path, "v1", train=arrays(3), test=arrays(2))
+    os.truncate(f"{path}/test.rows", 31)
+    assert store.source(path) is None and store.damage(path) == "test.rows has 31 bytes, not 32"
+
+
+# ------------------------------------------------------------------------------------- fingerprint
+
+
 def test_a_fingerprint_is_of_names_lengths_and_content(tmp_path):
-    def fingerprint(videos, folder="a", source="v1"):
+    sources = map(str, range(9))
+
+    def fingerprint(videos, folder="a"):
         path = str(tmp_path / folder)
-        store.build(path, source, {"train": videos, "test": arrays(2)})
+        build(path, next(sources), train=videos, test=arrays(2))
         return store.fingerprint(path, "train")
 
     videos = arrays(3, 4)
     known = fingerprint(videos)
-    assert known == fingerprint(videos, "b", "v2")
+    assert known == fingerprint(videos, "b")
     assert known != store.fingerprint(str(tmp_path / "b"), "test")
     moved = [(f"/moved/{name}", video) for name, video in videos]
     assert known == fingerprint(moved)
@@ -60,66 +247,19 @@ def test_a_fingerprint_is_of_names_lengths_and_content(tmp_path):
         assert fingerprint(changed) != known
 
 
-def test_a_store_without_a_fingerprint_is_given_one(tmp_path, capsys):
-    path = str(tmp_path / "frames")
-    store.build(path, "v1", {"train": arrays(3, 4)})
-    known, header = store.fingerprint(path, "train"), tmp_path / "frames" / "header.json"
-    old = json.loads(header.read_text())
-    del old["splits"]["train"]["digests"]
-    header.write_text(json.dumps(old))
-    assert store.fingerprint(path, "train") == known and "Fingerprint of" in capsys.readouterr().err
+def test_a_store_without_a_fingerprint_is_given_one(path, capsys):
+    videos = arrays(3, 4)
+    old_store(path, "v1", train=videos)
+    known = store.fingerprint(path, "train")
+    assert "Fingerprint of" in capsys.readouterr().err
     assert store.fingerprint(path, "train") == known and not capsys.readouterr().err
     assert sorted(os.listdir(path)) == ["header.json", "train.rows"]
+    shutil.rmtree(path)
+    build(path, "v1", train=videos)
+    assert store.fingerprint(path, "train") == known
 
 
-def test_a_store_of_another_format_is_as_good_as_none(tmp_path, monkeypatch):
-    path = str(tmp_path / "frames")
-    store.build(path, "v1", {"train": arrays(3)})
-    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
-    assert store.source(path) is None
-
-
-def test_a_build_that_fails_leaves_what_was_there(tmp_path):
-    path = str(tmp_path / "frames")
-    store.build(path, "v1", {"train": arrays(3)})
-
-    def failing():
-        yield from arrays(2)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        store.build(path, "v2", {"train": failing()})
-    assert os.listdir(tmp_path) == ["frames"] and store.source(path) == "v1"
-
-
-def test_what_a_killed_process_left_is_cleared_away(tmp_path):
-    path = str(tmp_path / "frames")
-    os.makedirs(f"{path}.part")
-    (tmp_path / "frames.part" / "stray.rows").write_bytes(b"half")
-    store.build(path, "v1", {"train": arrays(3)})
-    assert os.listdir(tmp_path) == ["frames"]
-    assert sorted(os.listdir(path)) == ["header.json", "train.rows"]
-
-
-@pytest.mark.parametrize("change", [{"channels": 3}, {}])
-def test_videos_of_two_shapes_or_types_are_refused(tmp_path, change):
-    (name, video), = arrays(2, **change)
-    other = (name, video if change else video.astype(np.float32))
-    with pytest.raises(ValueError, match="video0 is"):
-        store.build(str(tmp_path / "frames"), "v1", {"train": [*arrays(3), other]})
-
-
-def test_damage_is_found_before_it_is_read(tmp_path):
-    path = str(tmp_path / "frames")
-    store.build(path, "v1", {"train": arrays(3)})
-    with open(os.path.join(path, "train.rows"), "r+b") as file:
-        file.truncate(20)
-    with pytest.raises(UserError, match="train.rows is damaged: 20 bytes, not 48; delete"):
-        store.read(path, "train")
-    with open(os.path.join(path, "header.json"), "w") as file:
-        file.write('{"format": 1, "sou')
-    with pytest.raises(UserError, match="header.json cannot be read; delete"):
-        store.source(path)
+# -------------------------------------------------------------------------------- locks and disks
 
 
 def test_the_second_of_two_waits_and_says_so(tmp_path, capfd):

@@ -74,11 +74,12 @@ def archive(dataset, path, train=3, test=2, length=12, damaged=(), reverse=False
 
 
 @contextlib.contextmanager
-def serve(folder):
-    """Serves a folder by HTTP on this machine; yields its URL."""
+def serve(folder, asked=None):
+    """Serves a folder by HTTP on this machine; yields its URL. asked: a list to note requests in."""
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+        def log_message(self, *message):
+            if asked is not None:
+                asked.append(message)
 
     handler = functools.partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -1,0 +1,365 @@
+"""A folder of one's own videos: what is found in it, how it is split, and how its store grows."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import twins
+from PIL import Image
+from test_data_loader import config_for, counting, folder_of
+from test_store import old_store
+
+import data_loader
+from datasets import folder, store, videos
+from tools import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def fill(root, lengths, names="{:02d}.npy"):
+    os.makedirs(root, exist_ok=True)
+    for number, length in enumerate(lengths):
+        np.save(os.path.join(root, names.format(number)), counting(number, length))
+
+
+def splits(root, **settings):
+    """The names of each split, as they are prepared."""
+    path = folder.prepare(config_for(str(root), **settings))["video"]
+    return {split: store.read(path, split).names for split in store.splits(path)}
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """The names of files that are read, as they are."""
+    read, seen = videos.read, []
+
+    def noting(path, *arguments):
+        seen.append(os.path.basename(path))
+        return read(path, *arguments)
+
+    monkeypatch.setattr(videos, "read", noting)
+    return seen
+
+
+# ------------------------------------------------------------------------------------- what is found
+
+
+def test_a_folder_of_many_kinds_and_sizes(tmp_path, capfd):
+    root = tmp_path / "videos"
+    root.mkdir()
+    sources = {}
+    for seed, (name, (height, width)) in enumerate({
+            "a.mp4": (48, 80), "b.avi": (64, 64), "h.MP4": (40, 30), "sub/c.gif": (70, 70)}.items()):
+        sources[name] = twins.movie(seed, 10 + seed, height, width)
+        (root / name).parent.mkdir(exist_ok=True)
+        twins.encode(sources[name], root / name)
+    sources["g.npy"] = twins.movie(20, 15, 200, 120)
+    np.save(root / "g.npy", sources["g.npy"])
+    for number in range(2):
+        sources[f"i.npz[{number}]"] = twins.movie(21 + number, 15)
+    np.savez(root / "i.npz", video=np.stack([sources["i.npz[0]"], sources["i.npz[1]"]]) / 255, other=[1])
+    sources["sub/images"] = twins.movie(23, 11)
+    (root / "sub" / "images").mkdir()
+    for number, frame in enumerate(sources["sub/images"]):
+        Image.fromarray(frame).save(root / "sub" / "images" / f"{number}.png")
+    sources["k.h5:x"], sources["k.h5:y"] = twins.movie(24, 12), twins.movie(25, 13)
+    with h5py.File(root / "k.h5", "w") as file:
+        file["x"], file["y"] = sources["k.h5:x"], sources["k.h5:y"]
+    (root / "notes.txt").write_text("not a video")
+    (root / ".hidden.mp4").write_text("not to be looked at")
+    (root / "cover1.png").write_text("one image is no video")
+
+    path = folder.prepare(config_for(str(root), channels=3))["video"]
+    assert "free)" in capfd.readouterr().err
+    seen = set()
+    for split in ("train", "test"):
+        opened = store.read(path, split)
+        for index, name in enumerate(opened.names):
+            np.save(tmp_path / "source.npy", sources[name])
+            expected, _ = videos.read(str(tmp_path / "source.npy"), videos.Form())
+            assert opened[index].shape == (len(sources[name]), 64, 64, 3), name  # Every frame, once.
+            assert np.abs(opened[index].astype(float) - expected).mean() < 7, name
+            seen.add(name)
+    assert seen == set(sources)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    fill(tmp_path / "elsewhere", [6, 7])
+    fill(tmp_path / "videos", [8])
+    (tmp_path / "videos" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "videos")
+    assert folder.list_videos(str(tmp_path / "videos")) == ["00.npy", "more/00.npy", "more/01.npy"]
+
+
+@pytest.mark.parametrize("name", ["[a] *", "a b", "é", "~", "%d", "x" * 200])
+def test_odd_folders_are_folders(name, tmp_path):
+    root = folder_of(tmp_path / name, [12, 12])
+    assert data_loader.Clips(config_for(root)).num_clips == 4
+
+
+@pytest.mark.parametrize("dataset", ["videos", "moving_digits_demo"])
+@pytest.mark.parametrize("root", ["", "x" * 300, "file/data", "~nobody/data"])
+def test_odd_paths_are_one_line(root, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    if dataset == "videos" or not root.startswith("~"):
+        with pytest.raises(UserError, match="data_root: "):
+            data_loader.Clips(config_for(root, dataset=dataset))
+        assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_with_nothing_usable_is_one_line(tmp_path):
+    config = config_for(str(tmp_path))
+    with pytest.raises(UserError, match="needs two videos at least"):
+        data_loader.Clips(config)
+    (tmp_path / "a.mp4").write_text("no video")
+    (tmp_path / "b.mp4").write_text("no video")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"none of the 2 files to train on can be read \(a.mp4: "):
+            data_loader.Clips(config)
+    os.mkdir(tmp_path / "train")
+    with pytest.raises(UserError, match="has train/ and no other split"):
+        data_loader.Clips(config)
+    os.mkdir(tmp_path / "test")
+    with pytest.raises(UserError, match="no videos .* in .*train"):
+        data_loader.Clips(config)
+
+
+def test_odd_files_are_named_left_out_and_counted_and_never_block_the_others(tmp_path, capfd):
+    root = folder_of(tmp_path, [12, 12])
+    train = tmp_path / "videos" / "train"
+    whole = twins.encode(twins.movie(0, 60), output_params=["-movflags", "+faststart"])
+    (train / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    (train / "text.avi").write_text("not a video")
+    (train / "link.mp4").symlink_to(train / "nothing.mp4")
+    os.mkfifo(train / "fifo.mp4")
+    np.save(train / "range.npy", np.full([3, 64, 64, 1], 7.5))
+    np.savez(train / "strings.npz", video=np.array(["a"]))
+    for number in range(8):
+        (train / f"z{number}.webm").touch()
+    opened = data_loader._open(config_for(root), "train")["video"]
+    said = capfd.readouterr().err
+    assert opened.names == ["train/00.npy", "train/01.npy"]
+    skipped = [line.partition("Skipped ")[2] for line in said.splitlines() if "Skipped " in line]
+    assert len(skipped) == folder.NAMED
+    assert "14 of 18 files cannot be read and are left out; the first 10 are named" in said
+    reasons = "\n".join(folder.describe(store.read_header(f"{root}/frames_64x64x1")))
+    for text in ("14 of 18 files cannot be read:", "train/link.mp4: is a link to nothing",
+                 "train/fifo.mp4: is no regular file", "train/range.npy: holds floats from 7.5",
+                 "train/cut.mp4: corrupt", "sizes: 64x64 (4)", "frames a second: unknown (4)"):
+        assert text in reasons
+    data_loader._open(config_for(root), "test")
+    assert capfd.readouterr().err == ""  # They are not tried again.
+
+
+# ------------------------------------------------------------------------------------------- splits
+
+
+def test_one_folder_is_split_by_a_hash_that_a_growing_folder_does_not_change(tmp_path):
+    fill(tmp_path, [5] * 60)
+    before = splits(tmp_path)
+    assert 2 <= len(before["test"]) <= 12 and len(before["train"]) == 60 - len(before["test"])
+    assert before["train"] == sorted(before["train"])
+    fill(tmp_path, [5] * 40, "a{:02d}.npy")
+    shutil.rmtree(tmp_path / "frames_64x64x1")
+    after = splits(tmp_path)
+    for split in before:
+        assert set(before[split]) < set(after[split])
+    # The hash is a fixed function of the name.
+    order = int(hashlib.sha256(b"00.npy").hexdigest()[:15], 16)
+    assert ("00.npy" in after["test"]) == (order % 10 == 0)
+
+
+def test_a_small_folder_has_both_splits_and_keeps_them_as_it_grows(tmp_path):
+    fill(tmp_path, [5, 5, 5])
+    before = splits(tmp_path)
+    assert [len(before[split]) for split in ("train", "test")] == [2, 1]
+    fill(tmp_path, [5] * 30, "more{:02d}.npy")
+    after = splits(tmp_path)
+    assert set(before["train"]) < set(after["train"]) and set(before["test"]) <= set(after["test"])
+
+
+def test_the_only_good_file_of_a_split_is_not_a_broken_one(tmp_path):
+    for number in range(4):
+        for bad in range(4):
+            root = tmp_path / f"{number}{bad}"
+            fill(root, [5] * 4, f"{number}_{{}}.npy")
+            (root / f"{number}_{bad}.npy").write_text("broken")
+            train, test = map(len, splits(root).values())
+            assert train and test and train + test == 3
+
+
+def test_folders_are_splits_and_val_is_one_where_it_is(tmp_path):
+    root = folder_of(tmp_path, [12, 12])
+    assert set(splits(root)) == {"train", "test"}
+    config = config_for(root)
+    np.testing.assert_array_equal(*[
+        data_loader.Sequences(config, 12, split).batch(0, 9)["video"] for split in ("test", "val")])
+    os.mkdir(f"{root}/val")
+    np.save(f"{root}/val/0.npy", counting(77, 13))
+    np.save(f"{root}/outside.npy", counting(78, 13))
+    seen = splits(root)
+    assert seen["val"] == ["val/0.npy"] and seen["test"] == ["test/00.npy", "test/01.npy"]
+    seen = data_loader.Sequences(config, 12, "val").batch(0, 9)["video"]
+    assert seen.shape[0] == 1 and seen[0, 0, 0, 0, 0] == 77
+    assert len(data_loader.Sequences(config, 12)) == 2
+
+
+def old_source(root, train, test):
+    """The source of a store as version 9ff3a85 computed it."""
+    digest = hashlib.sha256()
+    for name in train + test:
+        status = os.stat(root / name)
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A folder that version 9ff3a85 prepared: every tenth file is to test on. Returns its splits."""
+    root = tmp_path / "videos"
+    fill(root, [5] * 25, "{}.npy")  # In the order of text: 0, 1, 10, 11, ...
+    names = sorted(os.listdir(root))
+    old = {"test": names[9::10], "train": [name for name in names if name not in names[9::10]]}
+    old_store(str(root / "frames_64x64x1"), old_source(root, old["train"], old["test"]), **{
+        split: [(str(root / name), np.load(root / name)) for name in old[split]]
+        for split in ("train", "test")}, row_shape=[64, 64, 1])
+    return root, old
+
+
+def test_a_store_of_an_earlier_version_is_kept_with_its_splits(earlier, readings, capfd):
+    root, old = earlier
+    seen = splits(root)
+    assert not readings and capfd.readouterr().err == ""
+    assert {split: [os.path.basename(name) for name in names] for split, names in seen.items()} == old
+    assert data_loader.Clips(config_for(str(root))).num_clips == 23
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5"])
+def test_an_earlier_store_that_grows_keeps_its_splits(kind, earlier, readings):
+    root, old = earlier
+    moved = root.parent / "moved"
+    root.rename(moved)
+    if kind == "npy":
+        fill(moved, [5] * 20, "more{}.npy")
+    else:  # A kind of file that the earlier version did not see.
+        with h5py.File(moved / "more.h5", "w") as file:
+            file["video"] = counting(3, 5)
+    seen = splits(moved)
+    assert readings and set(old["train"]) < set(seen["train"]) and set(old["test"]) <= set(seen["test"])
+
+
+# --------------------------------------------------------------------------------- the store that grows
+
+
+def test_only_the_new_files_of_a_folder_that_grew_are_read(tmp_path, readings, capfd):
+    root = folder_of(tmp_path, [12, 12])
+    config = config_for(root)
+    assert data_loader.Clips(config).num_clips == 4
+    assert sorted(readings) == ["00.npy", "00.npy", "01.npy", "01.npy"]
+    capfd.readouterr()
+    readings.clear()
+    data_loader.Clips(config)
+    assert capfd.readouterr().err == "" and not readings
+    np.save(f"{root}/train/005.npy", counting(5, 60))
+    clips = data_loader.Clips(config)
+    assert clips.num_clips == 16 and readings == ["005.npy"]
+    assert "Preparing 1 files" in capfd.readouterr().err
+    # Read in the order of names, whatever came first.
+    whole = tmp_path / "whole"
+    shutil.copytree(root, whole, ignore=shutil.ignore_patterns("frames_*"))
+    again = data_loader.Clips(config_for(str(whole)))
+    assert again.fingerprint == clips.fingerprint
+    np.testing.assert_array_equal(again.batch(3)["video"], clips.batch(3)["video"])
+
+
+def test_a_file_that_changed_is_read_again_and_one_that_went_is_gone(tmp_path, readings):
+    root = folder_of(tmp_path, [12, 12, 13])
+    config = config_for(root, batch_size=1)
+    data_loader.Clips(config)
+    readings.clear()
+    np.save(f"{root}/train/01.npy", counting(9, 14))
+    os.remove(f"{root}/train/02.npy")
+    clips = data_loader.Clips(config)
+    assert readings == ["01.npy"] and clips.num_clips == 4
+    assert {int(clips.batch(step)["video"][0, 0, 0, 0, 0]) for step in range(4)} == {0, 9}
+
+
+def test_forms_of_frames_live_side_by_side(tmp_path):
+    root = folder_of(tmp_path, [12], test=(12,), size=100)
+    shapes = {}
+    for settings in (dict(), dict(image_size=32), dict(image_size=128, fit="pad"), dict(fps=10),
+                     dict(channels=3), dict(fit="stretch")):
+        config = config_for(root, **settings)
+        name = os.path.basename(data_loader.prepare(config)["video"])
+        shapes[name] = data_loader.Clips(config).batch(0)["video"].shape[2:]
+    assert shapes == {
+        "frames_64x64x1": (64, 64, 1), "frames_32x32x1": (32, 32, 1),
+        "frames_128x128x1_pad": (128, 128, 1), "frames_64x64x1_10fps": (64, 64, 1),
+        "frames_64x64x3": (64, 64, 3), "frames_64x64x1_stretch": (64, 64, 1)}
+
+
+def test_a_damaged_store_is_named_and_built_again(tmp_path, readings, capfd):
+    root = folder_of(tmp_path, [12, 12])
+    config = config_for(root)
+    before = data_loader.Clips(config).batch(0)["video"]
+    os.truncate(f"{root}/frames_64x64x1/rows", 1000)
+    capfd.readouterr()
+    readings.clear()
+    np.testing.assert_array_equal(data_loader.Clips(config).batch(0)["video"], before)
+    assert "frames_64x64x1 is damaged (rows has 1000 bytes" in capfd.readouterr().err
+    assert len(readings) == 4
+
+
+def test_temporary_files_do_not_stay(tmp_path):
+    root = folder_of(tmp_path, [12, 12])
+    data_loader.prepare(config_for(root))
+    assert sorted(os.listdir(root)) == ["frames_64x64x1", "frames_64x64x1.lock", "test", "train"]
+    assert sorted(os.listdir(f"{root}/frames_64x64x1")) == ["actions", "header.json", "rows"]
+
+
+def test_the_disk_that_is_needed_is_estimated_for_each_kind_of_file(tmp_path):
+    """Files of few frames to a byte do not tell of others."""
+    root = str(tmp_path)
+    for number in range(8):
+        twins.encode(twins.movie(number, 100), tmp_path / f"{number}.mp4")
+    np.save(tmp_path / "a.npy", np.zeros([5, 400, 400, 3], np.uint8))
+    (tmp_path / "images").mkdir()
+    for number in range(30):
+        Image.fromarray(twins.movie(0, 1)[0]).save(tmp_path / "images" / f"{number}.png")
+    paths = [os.path.join(root, name) for name in folder.list_videos(root)]
+    assert 700 < folder._estimate_frames(paths, videos.Form()) < 970
+    assert folder._estimate_frames(paths[:1], videos.Form(fps=10)) == 50  # 100 frames at 20 a second.
+
+
+def prepared_frames(root):
+    journal = os.path.join(root, "frames_64x64x1", "journal")
+    return sum(1 for _ in open(journal)) if os.path.exists(journal) else 0
+
+
+@pytest.mark.slow
+def test_a_preparation_that_was_killed_goes_on_where_it_was(tmp_path, readings):
+    root = folder_of(tmp_path, [12] * 30)
+    program = ("import os, time; from datasets import videos, folder; from tools import Config\n"
+               "read = videos.read; videos.read = lambda *a: time.sleep(0.05) or read(*a)\n"
+               f"folder.prepare(Config(dataset='videos', data_root={root!r}))")
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while prepared_frames(root) < 8:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = prepared_frames(root)
+    clips = data_loader.Clips(config_for(root))
+    assert clips.num_clips == 60 and 32 - done - 1 <= len(readings) <= 32 - done
+    whole = tmp_path / "whole"
+    shutil.copytree(root, whole, ignore=shutil.ignore_patterns("frames_*"))
+    assert data_loader.Clips(config_for(str(whole))).fingerprint == clips.fingerprint

@@ -6,7 +6,7 @@
 PYTHON = python3
 LOGS = logs
 DEMO_FLAGS =
-EVAL_FLAGS = --num-examples 6 --num-samples 4
+EVAL_FLAGS = --num-examples 20
 
 .PHONY: demo test test-all clean
 

@@ -1,6 +1,8 @@
 # make demo: prepares the built-in data, trains a small model, evaluates it, names the pictures.
 # make test: lints and runs the tests, but those that are slow, and prints the ten slowest.
 # make test-all: lints and runs all tests, those too that kill, fill disks, or start several processes.
+# make results: trains and compares one, two and three levels on one moving digit, some hours; part of
+# it by make results SEEDS=1 LEVELS=3, with SEEDS the number of seeds. It goes on where it was stopped.
 # Each installs what it needs into .venv, once.
 
 PYTHON = python3
@@ -8,12 +10,25 @@ LOGS = logs
 DEMO_FLAGS =
 EVAL_FLAGS = --num-examples 20
 
-.PHONY: demo test test-all clean
+SEEDS = 3
+LEVELS = 1 2 3
+
+.PHONY: demo results test test-all clean
 
 demo: .venv/installed
 	.venv/bin/python train.py --config configs/demo.yml --log-root $(LOGS) $(DEMO_FLAGS)
 	.venv/bin/python eval.py $(EVAL_FLAGS) --model-dir $$(.venv/bin/python -c \
 	  "import quiet, runs; print(runs.load_config('configs/demo.yml', {'log_root': '$(LOGS)'}).run_dir)")
+
+results: .venv/installed
+	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do for levels in $(LEVELS); do \
+	  name=levels_$${levels}_seed_$$seed; run=$(LOGS)/moving_digit/$$name; \
+	  .venv/bin/python train.py --config configs/results/levels_$$levels.yml --seed $$seed \
+	    --log-root $(LOGS) --name $$name $(RESULTS_FLAGS) || exit; \
+	  [ -e $$run/eval_results ] || .venv/bin/python eval.py --model-dir $$run --seq-len 1000 \
+	    --no-save-grid --out $$run/eval_results $(EVAL_RESULTS_FLAGS) || exit; \
+	done; done
+	.venv/bin/python plot.py $(LOGS)/moving_digit/levels_*_seed_* --out $(LOGS)/results.png
 
 test: .venv/installed
 	.venv/bin/ruff check

@@ -91,11 +91,19 @@ def chunk_length(strides):
 def dream_data(config, flags):
     """The config as the flags change it, and the test videos that an evaluation counts."""
     config = tools.evaluated_config(config, flags)
-    data = data_loader.Sequences(config, config.eval_seq_len)
-    if flags.example >= len(data):
-        raise tools.UserError(f"example: {flags.example} is not one of the {len(data)} test videos; "
-                              f"nearest: {len(data) - 1}")
-    return config, data
+    counted = data_loader.evaluation_sequences(config)
+    if flags.example >= len(counted):
+        raise tools.UserError(f"example: {flags.example} is not one of the {len(counted)} test videos; "
+                              f"nearest: {len(counted) - 1}")
+    if not config.actions:
+        return config, counted
+    frames, there = config.open_loop_ctx + flags.frames, counted.lengths[flags.example]
+    if there < frames:
+        raise tools.UserError(
+            f"frames: {flags.frames} need the actions of a video of {frames} frames, but test video "
+            f"{flags.example} has {there}; nearest: {there - config.open_loop_ctx}")
+    return config, data_loader.Sequences(
+        config, frames, min_frames=(config.eval_seq_len - 1) * config.frame_skip + 1)
 
 
 def dream(config, model, data, flags, settings, out):
@@ -136,7 +144,7 @@ def dream_frames(config, model, batch, flags):
         for number, start in enumerate(range(0, flags.frames, chunk)):
             if actions is not None:
                 following = actions[:, context + start:][:, :chunk]
-                missing = chunk - following.shape[1]  # of the last chunk, which is cut off below
+                missing = chunk - following.shape[1]  # after the last frame that is kept
                 following = np.pad(following, [(0, 0), (0, missing), (0, 0)])
             states, frames, finite = ahead(
                 states, model.noise(fold_in(seed, 1, number), 1, chunk),
@@ -175,7 +183,7 @@ def interventions(model):
 def level_data(config, flags):
     """The config as the flags change it, and the test sequences; decides flags.num_examples."""
     config = tools.evaluated_config(config, flags)
-    data = data_loader.Sequences(config, config.eval_seq_len)
+    data = data_loader.evaluation_sequences(config)
     flags.num_examples = tools.num_examples(flags.num_examples, len(data))
     return config, data
 
@@ -298,27 +306,35 @@ class Speeds:
     """
 
     def __init__(self, config, seq_len, skips):
-        fastest = max(skips)
-        data_loader.Sequences(config.replace(frame_skip=fastest), seq_len)  # for its words
         self.seq_len, self.skips = seq_len, sorted(set(skips))
-        self._data = data_loader.Sequences(
-            config.replace(frame_skip=1), (seq_len - 1) * fastest + 1)
-        self.action_size = self._data.action_size
+        *slower, fastest = self.skips
+        data = data_loader.Sequences(config.replace(frame_skip=fastest), seq_len)
+        self._data = [data_loader.Sequences(
+            config.replace(frame_skip=skip), seq_len, min_frames=(seq_len - 1) * fastest + 1)
+            for skip in slower] + [data]
+        self.action_size = data.action_size
 
     def __len__(self):
-        return len(self._data)
+        return len(self._data[0])
 
     def batches(self, start, size):
         """Yields a batch for each speed, as Sequences.batch."""
-        batch = self._data.batch(start, size)
-        for skip in self.skips:
-            yield {name: array[:, ::skip][:, :self.seq_len] for name, array in batch.items()}
+        for data in self._data:
+            yield data.batch(start, size)
 
 
 def information_data(config, flags):
     """The config as the flags change it, and the test sequences; decides flags.num_examples."""
     config = config.replace(data_root=flags.data_root or config.data_root)
-    data = Speeds(config, flags.seq_len or config.seq_len, flags.frame_skips)
+    seq_len = flags.seq_len
+    if not seq_len:
+        fastest = max(flags.frame_skips)
+        lengths = data_loader.Sequences(config.replace(frame_skip=fastest), 1).lengths
+        seq_len = min(config.seq_len, int(np.median(lengths)))
+        if seq_len < config.seq_len:
+            print(f"Sequences of {seq_len} frames, not the config's {config.seq_len}: half of the test "
+                  f"videos have no more at frame_skip {fastest}")
+    data = Speeds(config, seq_len, flags.frame_skips)
     flags.num_examples = tools.num_examples(flags.num_examples, len(data))
     return config, data
 

@@ -144,23 +144,50 @@ class Clips:
         return found
 
 
+class TooShort(UserError):
+    """No video is long enough. longest: how many frames the longest has, with the frame_skip."""
+
+    def __init__(self, message, longest):
+        super().__init__(message)
+        self.longest = longest
+
+
+def evaluation_sequences(config):
+    """The Sequences of an evaluation. Raises UserError that says which flags fit shorter videos."""
+    try:
+        return Sequences(config, config.eval_seq_len)
+    except TooShort as error:
+        stride = config.strides[-1]
+        context = min(config.open_loop_ctx, (error.longest - 1) // stride * stride)
+        fitting = f"--seq-len {error.longest} --open-loop-ctx {context}" if context else (
+            f"but no context fits: a tick of the top level takes {stride} frames")
+        raise UserError(f"{error}, that is {fitting}") from None
+
+
 class Sequences:
     """Evaluation sequences: the first seq_len frames of each test video that is long enough.
 
-    Their order is fixed. split: `val` for the validation videos, where the dataset has some.
+    Their order is fixed.
+    split: `val` for the validation videos, where the dataset has some.
+    min_frames: of a video, before frame_skip, to count; by default what seq_len takes.
 
     Raises UserError where no video is long enough, or the data does not fit the config.
     """
 
-    def __init__(self, config, seq_len, split="test"):
+    def __init__(self, config, seq_len, split="test", min_frames=None):
         self._opened = _open(config, split)
         self._seq_len, self._skip = seq_len, config.frame_skip
-        kept = _kept_frames(self._opened["video"], self._skip)
-        self._long_enough = np.flatnonzero(kept >= seq_len)
+        opened = self._opened["video"]
+        kept = _kept_frames(opened, self._skip)
+        self._long_enough = np.flatnonzero(
+            kept >= seq_len if min_frames is None else opened.lengths >= min_frames)
+        self.lengths = kept[self._long_enough]
         if not len(self._long_enough):
-            raise UserError(f"sequences of {seq_len} frames are longer than the longest test video "
-                            f"of {_source(config)}{_skipping(self._skip)}; nearest: {kept.max()}")
-        _say_too_short("a sequence of", seq_len, "test", self._opened["video"], kept)
+            raise TooShort(f"sequences of {seq_len} frames are longer than the longest test video "
+                           f"of {_source(config)}{_skipping(self._skip)}; nearest: {kept.max()}",
+                           int(kept.max()))
+        if min_frames is None:
+            _say_too_short("a sequence of", seq_len, "test", opened, kept)
         self._threads = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     def __len__(self):
@@ -181,6 +208,8 @@ class Sequences:
         places = [(int(video), 0) for video in self._long_enough[start : start + size]]
         if not places:
             raise IndexError(f"sequence {start} of {len(self)}")
+        if (shortest := self.lengths[start : start + size].min()) < self._seq_len:
+            raise UserError(f"test video {start} has {shortest} frames, not {self._seq_len}")
         return _gather(self._threads, self._opened, places, self._seq_len, self._skip)
 
 

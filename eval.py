@@ -49,7 +49,7 @@ def main():
     run_dir, _ = runs.find_checkpoint(flags.model_dir)
     config = tools.evaluated_config(runs.load_config(os.path.join(run_dir, "config.yml")), flags)
     out = flags.out or os.path.join(run_dir, f"eval_{time.strftime('%Y_%m_%d_%H_%M_%S')}")
-    data = data_loader.Sequences(config, config.eval_seq_len)
+    data = data_loader.evaluation_sequences(config)
     flags.num_examples = tools.num_examples(flags.num_examples, len(data))
     if flags.fvd_model and flags.num_examples < 2:
         raise tools.UserError("num_examples: 1 video has no FVD; nearest: 2")

@@ -16,6 +16,7 @@ import cwvae
 import data_loader
 import runs
 import tools
+from datasets import store
 from predictor import Predictor
 
 
@@ -96,6 +97,44 @@ def test_a_dream_in_chunks_is_one_long_prediction(loaded, monkeypatch):
     np.testing.assert_allclose(frames / 255, np.clip(want, 0, 1), atol=0.6 / 255)
 
 
+def video_folder(path, lengths):
+    """A folder of test videos of these lengths, each of one brightness."""
+    for split in ("train", "test"):
+        (path / split).mkdir(parents=True)
+        for number, length in enumerate(lengths):
+            np.save(path / split / f"{number}.npy", np.full([length, 64, 64, 1], 10 * number, np.uint8))
+    return str(path)
+
+
+def test_a_dream_counts_the_videos_that_an_evaluation_counts(loaded, tmp_path):
+    config = loaded[0].replace(dataset="videos", data_root=video_folder(tmp_path / "v", [6, 12, 9, 10]))
+    flags = types.SimpleNamespace(example=1, frames=40, data_root=None)
+    _, data = analyze.dream_data(config, flags)
+    counted = data_loader.Sequences(config, config.eval_seq_len)
+    assert len(data) == len(counted) == 2
+    np.testing.assert_array_equal(data.batch(1, 1)["video"], counted.batch(1, 1)["video"])
+    assert data.batch(1, 1)["video"].max() == 30
+    with pytest.raises(tools.UserError, match="example: 2 is not one of the 2 test videos; nearest: 1"):
+        analyze.dream_data(config, types.SimpleNamespace(example=2, frames=40, data_root=None))
+
+
+def test_a_dream_with_actions_is_as_long_as_its_video_has_actions(loaded, monkeypatch):
+    lengths = [6, 30, 12]
+    numbers = np.concatenate([np.arange(length) for length in lengths])
+    opened = {
+        "video": store.Videos(np.zeros([48, 64, 64, 1], np.uint8), lengths, "abc"),
+        "actions": store.Videos(numbers[:, None].astype(np.float32), lengths, "abc")}
+    monkeypatch.setattr(data_loader, "_open", lambda config, split: opened)
+    config = loaded[0].replace(actions=True)
+    flags = types.SimpleNamespace(example=0, frames=26, data_root=None)
+    _, data = analyze.dream_data(config, flags)
+    assert data.batch(0, 1)["actions"][0, :, 0].tolist() == list(range(30)) and len(data) == 2
+    for flags.example, flags.frames, says in [(0, 27, "test video 0 has 30; nearest: 26"),
+                                              (1, 9, "test video 1 has 12; nearest: 8")]:
+        with pytest.raises(tools.UserError, match=says):
+            analyze.dream_data(config, flags)
+
+
 # --------------------------------------------------------------------------- what each level stores
 
 
@@ -168,6 +207,20 @@ def test_information_is_that_of_the_loss(run_analyze, loaded, monkeypatch):
     assert len(rows) == 3 * 2 * 2 and rows[0]["mean"] == pytest.approx(arrays["kl"][:, 0, 0].mean())
     assert iio.imread(out / "information.png").ndim == 3 and (out / "information.pdf").exists()
     assert "frame_skip 3" in (out / "information.md").read_text()
+
+
+def test_information_uses_what_fits(loaded, tmp_path, capsys):
+    root = video_folder(tmp_path / "v", [9, 9, 40, 3])
+    config = loaded[0].replace(dataset="videos", data_root=root, seq_len=8)
+    flags = types.SimpleNamespace(data_root=None, seq_len=None, num_examples=None, frame_skips=[1, 4])
+    _, data = analyze.information_data(config, flags)
+    assert data.seq_len == 3 and flags.num_examples == 3
+    assert "Sequences of 3 frames, not the config's 8" in capsys.readouterr().out
+    slow, fast = data.batches(0, 3)
+    assert slow["video"].shape == fast["video"].shape == (3, 3, 64, 64, 1)
+    np.testing.assert_array_equal(slow["video"][:, 0], fast["video"][:, 0])
+    flags = types.SimpleNamespace(data_root=None, seq_len=None, num_examples=None, frame_skips=[1])
+    assert analyze.information_data(config, flags)[1].seq_len == 8 and not capsys.readouterr().out
 
 
 def test_information_of_a_diverged_model_is_one_line(loaded, tmp_path):

@@ -363,6 +363,17 @@ def test_bad_flags_are_one_line(flags, says, run_dir, refusal, tmp_path):
         evaluation.main, "--model-dir", run_dir, "--num-examples", "1", *flags)
 
 
+@pytest.mark.parametrize("frames, says", [
+    (8, "nearest: 8, that is --seq-len 8 --open-loop-ctx 4"),
+    (4, "nearest: 4, that is --seq-len 4 --open-loop-ctx 2"),
+    (2, "but no context fits: a tick of the top level takes 2 frames"),
+])
+def test_a_clip_that_is_too_short_is_told_what_to_pass(frames, says, run_dir, refusal, tmp_path):
+    np.save(tmp_path / "clip.npy", np.zeros([frames, 64, 64], np.uint8))
+    assert says in refusal(
+        evaluation.main, "--model-dir", run_dir, "--data-root", tmp_path / "clip.npy")
+
+
 def test_flags_change_the_config_of_the_run(run_dir):
     config = tools.load_config(run_dir / "config.yml")
     flags = types.SimpleNamespace(

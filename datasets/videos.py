@@ -28,6 +28,7 @@ import zlib
 import h5py
 import imageio_ffmpeg
 import numpy as np
+import scipy.sparse
 from PIL import Image, ImageOps
 
 ENCODED = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
@@ -221,27 +222,35 @@ def convert(frames, form):
     frames: uint8, uint16 (0 to 65535), bool or floats from 0 to 1; C is 1, 3, or 4 with opacity, which
     is blended on black. Raises Broken.
     """
-    kind, channels = frames.dtype.kind, frames.shape[-1]
     if frames.dtype == np.uint8 and frames.shape[1:] == form.shape:
         return frames
     _check_type(frames.dtype)
+    kind = frames.dtype.kind
     if kind == "f" and not (frames.min() >= 0 and frames.max() <= 1):  # Also where one is nan.
         raise Broken(f"holds floats from {frames.min():g} to {frames.max():g}, not 0 to 1")
     top, left, height, width = _crop(*frames.shape[1:3], form.fit)
-    frames = frames[:, top : top + height, left : left + width]
-    scale = 255 / np.iinfo(frames.dtype).max if kind == "u" else 255
-    x = np.moveaxis(frames.astype(np.float32), -1, 1) * np.float32(scale)  # [t, C, height, width]
-    if channels == 4:
-        x = x[:, :3] * (x[:, 3:] / 255)
-    if form.channels == 1 and channels >= 3:
-        x = np.tensordot(np.array([LUMA], np.float32), x, (1, 1)).swapaxes(0, 1)
     rows, columns = _fitted(height, width, form)
-    x = _weights(height, rows) @ x @ _weights(width, columns).T
-    result = np.zeros([len(x), *form.shape], np.uint8)  # Black where it is padded.
-    top, left = (form.size - rows) // 2, (form.size - columns) // 2
-    inside = result[:, top : top + rows, left : left + columns]
-    inside[:] = np.rint(np.clip(np.moveaxis(x, 1, -1), 0, 255))
+    result = np.zeros([len(frames), *form.shape], np.uint8)  # Black where it is padded.
+    to_255 = np.float32(255 / np.iinfo(frames.dtype).max if kind == "u" else 255)
+    for frame, converted in zip(frames, result, strict=True):
+        frame = frame[top : top + height, left : left + width].astype(np.float32)
+        if frame.shape[-1] == 4:
+            frame = frame[..., :3] * (frame[..., 3:] * (to_255 / 255))
+        frame = _resize(frame, rows, columns) * to_255  # [rows, columns, C]
+        if form.channels == 1 and frame.shape[-1] == 3:
+            frame = frame @ np.array(LUMA, np.float32)[:, None]
+        above, before = (form.size - rows) // 2, (form.size - columns) // 2
+        converted[above : above + rows, before : before + columns] = np.rint(np.clip(frame, 0, 255))
     return result
+
+
+def _resize(frame, rows, columns):
+    """Resizes float32 [height, width, C] to [rows, columns, C]."""
+    height, width, channels = frame.shape
+    x = _weights(height, rows) @ frame.reshape(height, -1)
+    x = x.reshape(rows, width, channels).swapaxes(0, 1).reshape(width, -1)
+    x = _weights(width, columns) @ x
+    return x.reshape(columns, rows, channels).swapaxes(0, 1)
 
 
 def resize(video, form):
@@ -288,21 +297,20 @@ def _filters(form, transparent):
 
 @functools.lru_cache(64)
 def _weights(source, target):
-    """How pixels of a side are weighed: float32 [target, source]; rows sum to one.
+    """How pixels of a side are weighed: sparse float32 [target, source]; rows sum to one.
 
     A target pixel averages the source pixels by how much of each it covers; where it is the smaller of
     the two, it interpolates between the centres of its neighbours.
     """
     edges = np.arange(target + 1) * source / target
+    pixels = np.arange(source)
     if target <= source:
         left, right = edges[:-1, None], edges[1:, None]
-        pixels = np.arange(source)
-        covered = np.minimum(right, pixels + 1) - np.maximum(left, pixels)
-        weights = np.maximum(covered, 0)
+        weights = np.maximum(0, np.minimum(right, pixels + 1) - np.maximum(left, pixels))
     else:
         centres = np.clip((edges[:-1] + edges[1:]) / 2 - 0.5, 0, source - 1)[:, None]
-        weights = np.maximum(0, 1 - np.abs(centres - np.arange(source)))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+        weights = np.maximum(0, 1 - np.abs(centres - pixels))
+    return scipy.sparse.csr_array((weights / weights.sum(1, keepdims=True)).astype(np.float32))
 
 
 # ----------------------------------------------------------------------------- arrays and images

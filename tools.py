@@ -408,7 +408,7 @@ def read_yaml(path):
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = "not text" if isinstance(error, UnicodeDecodeError) else error
-        problem = getattr(error, "problem", None) or problem
+        problem = str(getattr(error, "problem", None) or problem).splitlines()[0]
         raise UserError(f"{path} is not valid YAML{where}: {problem}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path} is not a config: expected one 'key: value' a line")

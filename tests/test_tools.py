@@ -1,5 +1,6 @@
 """Config, flags and the run directory."""
 
+import datetime
 import os
 import pathlib
 
@@ -44,6 +45,19 @@ def test_the_experiments_name_spells_the_main_settings():
     assert config.replace(log_root="elsewhere").experiment == config.experiment
 
 
+def test_a_name_names_the_run_directory():
+    config = Config(dataset="mmnist", log_root="~/logs", name="[ä] 1*")
+    assert config.run_dir == os.path.join(os.path.expanduser("~"), "logs", "mmnist", "[ä] 1*")
+
+
+def test_a_name_that_is_spelled_is_cut_to_what_a_folder_may_have():
+    def name(last):
+        return Config(dataset="mmnist", levels=16, tmp_abs_factor=[1] * 15, eval_seq_len=999,
+                      beta=[1.2345678] * 15 + [last]).experiment
+
+    assert len(name(1.0)) == len(name(2.0)) == 255 and name(1.0) != name(2.0)
+
+
 def test_strides_are_products_of_factors():
     assert Config(dataset="mmnist").strides == [1, 6, 36]
     assert Config(dataset="mmnist", tmp_abs_factor=[4, 3], open_loop_ctx=12).strides == [1, 4, 12]
@@ -70,6 +84,22 @@ def test_strides_are_products_of_factors():
     (dict(kl_grad_post_perc=1.5), "nearest: 1"),
     (dict(channels_mult=0.3), "nearest: 0.3125"),
     (dict(dataset=None), "dataset: missing"),
+    (dict(tmp_abs_factor=900), "tmp_abs_factor: 900 makes 810000 frames"),
+    (dict(tmp_abs_factor=900), "eval_seq_len is 100; nearest: 9"),
+    (dict(eval_seq_len=20), "eval_seq_len must be above 36"),
+    (dict(name="a/b"), "name: 'a/b' cannot name a folder"),
+    (dict(name=".."), "cannot name a folder"),
+    (dict(name="ä" * 128), "at most 255 bytes"),
+    (dict(data_root=""), "data_root: '' is empty"),
+    (dict(log_root="a\nb"), "what cannot be printed"),
+    (dict(log_root=20240101), "stands in quotes"),
+    (dict(log_root=datetime.date(2024, 1, 1)), "log_root: datetime.date(2024, 1, 1) is not a word"),
+    (dict(batch_size=10**400), "batch_size: 1000000000000000000000000000000000000000...0000"),
+    (dict(lr=10**400), "lr: 1000"),
+    (dict(batch_size=16**5000), "batch_size: an integer of thousands of digits"),
+    (dict(lr_schedule="step"), "lr_schedule: 'step' is not one of constant, cosine, linear"),
+    (dict(lr_warmup_steps=-1), "lr_warmup_steps: -1 is out of range; nearest: 0"),
+    (dict(beta_warmup_steps=-1), "beta_warmup_steps: -1 is out of range; nearest: 0"),
 ])
 def test_a_bad_value_is_one_line_that_names_key_value_and_a_good_one(values, says):
     with pytest.raises(UserError) as error:
@@ -92,6 +122,33 @@ def test_flags_win_over_the_file_in_either_spelling(tmp_path):
         "--cell-mean-only", "--data-root", "2024"]))
     assert (config.batch_size, config.lr, config.save_gifs, config.max_steps) == (8, 1e-3, False, None)
     assert (config.tmp_abs_factor, config.cell_mean_only, config.data_root) == ([6, 4], True, "2024")
+
+
+def test_text_is_taken_as_it_stands(tmp_path):
+    (tmp_path / "a.yml").write_text("dataset: mmnist")
+
+    def given(*flags):
+        flags = ["--config", str(tmp_path / "a.yml"), *flags]
+        return tools.load_config(*tools.parse_train_flags(flags))
+
+    config = given(
+        "--log-root", "2024_01_01", "--data-root", "@logs", "--name", "1e3", "--init-from", "- [")
+    assert (config.log_root, config.data_root) == ("2024_01_01", "@logs")
+    assert (config.name, config.init_from) == ("1e3", "- [")
+    config = given("--name", "null", "--jit", "true", "--use-obs", "false")
+    assert (config.name, config.jit, config.use_obs) == (None, True, False)
+
+
+@pytest.mark.parametrize("text, says", [
+    ("lr: 2024-13-01", "month must be in 1..12"), ("lr: " + "9" * 5000, "not valid YAML"),
+    ("lr: " + "9" * 400, "lr: 9999"), ("lr: " + "[" * 3000, "not valid YAML"),
+    ("a: b: c", "not valid YAML"),
+    ("lr: 0x" + "f" * 5000, "lr: an integer of thousands of digits"), ("\x00", "not valid YAML")])
+def test_a_file_that_cannot_be_read_is_one_line(text, says, tmp_path):
+    (tmp_path / "a.yml").write_text(text)
+    with pytest.raises(UserError) as error:
+        tools.load_config(tmp_path / "a.yml", {"dataset": "mmnist"})
+    assert says in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_saved_config_loads_as_itself(tmp_path):

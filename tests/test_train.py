@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from conftest import finish, scalars, script, wait_for_step
 
+import runs
 import tools
 import train
 from cwvae import CWVAE
@@ -129,6 +130,60 @@ def test_help_lists_every_key_with_its_default(capsys):
     for key, field in tools.Config.__dataclass_fields__.items():
         assert f"--{key.replace('_', '-')}" in text and field.metadata["help"] in text
     assert "(default: 0.0003)" in text and "(default: null)" in text
+
+
+def test_the_learning_rate_is_a_function_of_the_step():
+    config = tools.Config(dataset="mmnist", lr=0.1)
+    assert train.learning_rate(config, 0, 100) == train.learning_rate(config, 99, 100) == 0.1
+    warm = config.replace(lr_warmup_steps=4)
+    rates = [train.learning_rate(warm, step, 100) for step in range(6)]
+    np.testing.assert_allclose(rates, [0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+    for schedule, half in [("linear", 0.05), ("cosine", 0.05)]:
+        falling = warm.replace(lr_schedule=schedule)
+        rates = [train.learning_rate(falling, step, 104) for step in range(104)]
+        np.testing.assert_allclose(rates[:4], [0.025, 0.05, 0.075, 0.1])
+        assert rates[4] == 0.1 and np.isclose(rates[54], half) and 0 < rates[103] < 0.002
+        assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    quarter = train.learning_rate(config.replace(lr_schedule="cosine"), 25, 100)
+    np.testing.assert_allclose(quarter, 0.05 * (1 + np.sqrt(0.5)))
+    assert train.learning_rate(config.replace(lr_schedule="cosine", lr_warmup_steps=9), 4, 5) < 0.1
+
+
+def test_a_level_that_stays_unused_is_said_once():
+    unused, said = train.UnusedLevels(total=100), []
+    for step, kls in [(5, (0, 0)), (10, (5, 0.009)), (20, (0.001, 0.009)), (30, (0.2, 0.001)),
+                      (40, (0.001, 0.2)), (50, (0.001, 0.001)), (60, (0, 0))]:
+        unused.look(step, {f"avg_kl_prior_posterior__level_{level}": kl for level, kl in enumerate(kls)},
+                    lambda line: said.append((step, line)))  # noqa: B023
+    assert [(step, line.split()[0]) for step, line in said] == [(20, "level_1"), (50, "level_0")]
+    assert all("free_nats" in line and "beta" in line for _, line in said)
+
+
+def test_the_best_checkpoint_is_that_of_the_least_validation_loss(run_dir):
+    lines = [line for line in scalars(run_dir) if line["split"] == "val"]
+    best = min(lines, key=lambda line: line["total_loss"])["step"]
+    folder = run_dir / "model_best"
+    assert runs.find_checkpoint(folder)[1] == str(folder / f"ckpt-{best}")
+
+
+def test_a_short_run_logs_on_its_way_and_at_its_end(run_dir, workplace, tmp_path, monkeypatch, capsys):
+    """By intervals of 1000 it would leave nothing. The learning rate is the config's."""
+    monkeypatch.setattr("sys.argv", [
+        "train.py", "--config", str(workplace / "tiny.yml"), "--log-root", str(tmp_path),
+        "--name", "short", "--max-steps", "11", "--save-scalars-every", "1000",
+        "--save-model-every", "1000", "--save-gifs-every", "1000", "--lr-schedule", "linear",
+        "--lr", "1.1e-3", "--init-from", str(run_dir)])
+    train.main()
+    said = capsys.readouterr().out
+    assert "save_scalars_every, save_gifs_every, save_model_every: every 2 steps, a tenth of" in said
+    assert "Trains on 1 CPU, in float32, not compiled" in said and f"from the weights of {run_dir}" in said
+    run = tmp_path / "moving_digits_demo" / "short"
+    lines = [line for line in scalars(run) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 11]
+    np.testing.assert_allclose([line["learning_rate"] for line in lines],
+                               [1.1e-3 * (12 - line["step"]) / 11 for line in lines], rtol=1e-6)
+    assert runs.find_checkpoint(run)[1].endswith("ckpt-11")
+    assert scalars(run_dir)[0]["total_loss"] > lines[0]["total_loss"], "the weights were not taken"
 
 
 def test_validation_does_not_depend_on_its_chunks(workplace, run_dir):

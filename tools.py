@@ -473,7 +473,9 @@ def _parse_flag(key, text):
 EVALUATION_FLAGS = {
     "model_dir": dict(
         required=True, metavar="DIR", help="a run directory, its model/, or one of its model_<step>/"),
-    "data_root": dict(metavar="PATH", help="where the data is (default: the config's)"),
+    "data_root": dict(
+        type=lambda text: existing("data_root", text), metavar="PATH",
+        help="where the data is (default: the config's)"),
     "out": dict(metavar="DIR", help="where to write (default: in the run directory, by date and time)"),
     "seed": dict(min=0, default=0, help="of the samples (default: 0)"),
     "open_loop_ctx": dict(min=1, help="frames observed before prediction (default: the config's)"),
@@ -499,6 +501,13 @@ def add_evaluation_flags(parser, *names, **helps):
         if "min" in options:
             options |= dict(type=whole_number(name, options.pop("min")), metavar="N")
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def existing(name, path):
+    """The path that a flag gives, which must be there: nothing is to be made in its place."""
+    if not os.path.exists(os.path.expanduser(path)):
+        raise UserError(f"{name}: there is no {show(path)}")
+    return path
 
 
 def whole_number(name, least):

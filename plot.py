@@ -27,7 +27,15 @@ from metrics import (
     markdown,
     mean_and_interval,
 )
-from tools import Config, Parser, UserError, read_yaml, run_script, write_atomically
+from tools import (
+    Config,
+    Parser,
+    UserError,
+    cannot_write,
+    read_yaml,
+    run_script,
+    write_atomically,
+)
 
 LOSSES = {
     "total_loss": "Loss (nats per frame)",
@@ -118,7 +126,7 @@ def main():
         with write_atomically(f"{stem}.md") as file:
             file.write(text)
     except OSError as error:
-        raise UserError(f"cannot write {flags.out}: {error.strerror}") from None
+        raise cannot_write("out", flags.out, error) from None
     print(f"{text}\nFigure: {flags.out}\nTable: {stem}.md")
 
 

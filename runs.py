@@ -25,7 +25,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 import pictures
 import release
 import tools
-from tools import Config, UserError, save_json, write_atomically, writing
+from tools import Config, UserError, cannot_write, save_json, write_atomically, writing
 
 
 class Damaged(UserError):
@@ -59,7 +59,7 @@ def directory_atomically(path, numbered=False):
                 raise UserError(f"out: {path} {reason}; name another directory")
             final = _free_name(path)
     except OSError as error:
-        raise _cannot_write("out", path, error) from None
+        raise cannot_write("out", path, error) from None
     part = f"{final}.part"
     with lock:
         try:
@@ -119,13 +119,6 @@ def _lock(path):
     return file
 
 
-def _cannot_write(key, path, error):
-    """The error to raise for an OSError: a full disk is nothing that the user wrote wrong."""
-    if error.errno in tools.DISK_FULL:
-        return OSError(error.errno, os.strerror(error.errno), path)
-    return UserError(f"{key}: cannot write to {path}: {error.strerror}")
-
-
 @contextlib.contextmanager
 def claim_run_dir(config, fingerprint):
     """Makes the run directory, writes its config.yml, and keeps other trainers out in the context.
@@ -151,7 +144,7 @@ def claim_run_dir(config, fingerprint):
             save_json(os.path.join(run_dir, "data.json"),
                       {"fingerprint": fingerprint, "data_root": data_root})
         except OSError as error:
-            raise _cannot_write("log_root", run_dir, error) from None
+            raise cannot_write("log_root", run_dir, error) from None
         yield
 
 
@@ -423,7 +416,8 @@ class Logger:
             directory = os.path.join(run_dir, split)
             os.makedirs(directory, exist_ok=True)
             name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-            self._events[split] = tf.io.TFRecordWriter(os.path.join(directory, name))
+            path = os.path.join(directory, name)
+            self._events[split] = path, tf.io.TFRecordWriter(path)
             self._event(split, file_version="brain.Event:2")
 
     def _keep_until(self, step):
@@ -464,9 +458,10 @@ class Logger:
                         if line["split"] == "val" and line["step"] > after), default=math.inf)
 
     def _event(self, split, **contents):
-        # TensorFlow's own summary writers hide a full disk.
-        self._events[split].write(Event(wall_time=time.time(), **contents).SerializeToString())
-        self._events[split].flush()
+        path, writer = self._events[split]
+        with writing(path):  # TensorFlow's own summary writers hide a full disk.
+            writer.write(Event(wall_time=time.time(), **contents).SerializeToString())
+            writer.flush()
 
 
 def _step_of_line(line):

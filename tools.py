@@ -556,15 +556,31 @@ def writing(path):
     """In the context, an error by the operating system names the path, and TensorFlow's are OSErrors."""
     try:
         yield
-    except OSError as error:
-        if error.errno is not None and error.errno != errno.EPIPE and error.filename is None:
-            error.filename = str(path)
-        raise
-    except tf.errors.OpError as error:
-        for number in OF_THE_MACHINE:
-            if os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number), str(path)) from None
-        raise
+    except (OSError, tf.errors.OpError) as error:
+        number = machine_errno(error)
+        if number is None or getattr(error, "filename", None):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
+
+
+def machine_errno(error):
+    """The number of the operating system's error behind another one, or None: see OF_THE_MACHINE."""
+    while error:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            return error.errno
+        if isinstance(error, tf.errors.OpError):
+            for number in OF_THE_MACHINE:
+                if os.strerror(number) in str(error):
+                    return number
+        error = error.__cause__
+    return None
+
+
+def cannot_write(key, path, error):
+    """What to raise for an OSError as a path is written: a full disk is no fault of a key's value."""
+    if error.errno in DISK_FULL:
+        return OSError(error.errno, os.strerror(error.errno), error.filename or str(path))
+    return UserError(f"{key}: cannot write to {path}: {error.strerror}")
 
 
 @contextlib.contextmanager

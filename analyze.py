@@ -14,7 +14,6 @@ import imageio.v2 as imageio
 import matplotlib
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 import tqdm
 from matplotlib.figure import Figure
 
@@ -23,12 +22,10 @@ import metrics
 import pictures
 import runs
 import tools
-from cells import State
-from cwvae import CWVAE, fold_in, last_state, to_float
+from cells import State, fold_in
+from cwvae import CWVAE, last_state
 from metrics import cell, markdown
 from predictor import Predictor, during, even_batches, noise_of_videos, not_finite, to_uint8
-
-tfd = tfp.distributions
 
 CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
 DREAM_FPS = 25
@@ -132,7 +129,7 @@ def dream_frames(config, model, batch, flags):
     @tf.function(jit_compile=tools.use_xla(config))
     def ahead(states, noise, actions):
         latents, states = model.predict_ahead(states, chunk, noise, actions)
-        frames = model.decode(latents)[0]
+        frames = model.decoder(latents)[0]
         finite = tf.reduce_all(tf.math.is_finite(frames))
         return states, to_uint8(tf.clip_by_value(frames, 0.0, 1.0)), finite
 
@@ -378,18 +375,12 @@ def nats_of_levels(model, video, noise, states, actions):
 
     Returns: kl, entropy of the prior and of the posterior, [B, L] each, and a list of States.
     """
-    video = to_float(video)
-    levels = model.unroll(video.shape[1], states, noise, model.encode(video), actions)
-    nats = [[tf.reduce_sum(ticks, 1) for ticks in nats_of_ticks(level)] for level in levels]
-    return [tf.stack(quantity, -1) for quantity in zip(*nats, strict=True)], [
-        last_state(level) for level in levels]
-
-
-def nats_of_ticks(level):
-    """KL, entropy of the prior and of the posterior of every tick of a Level, [B, N] each."""
-    prior, posterior = tfd.Normal(*level.prior), tfd.Normal(*level.posterior)
-    nats = posterior.kl_divergence(prior), prior.entropy(), posterior.entropy()
-    return [tf.reduce_sum(units, -1) for units in nats]
+    levels = model.rollout(video, noise, states, actions).levels
+    quantities = [[level.posterior.kl(level.prior), level.prior.entropy(), level.posterior.entropy()]
+                  for level in levels]
+    nats = [tf.stack([tf.reduce_sum(value, 1) for value in values], -1)
+            for values in zip(*quantities, strict=True)]
+    return nats, list(map(last_state, levels))
 
 
 def nats_per_frame(model, levels_of, batch, seeds):

@@ -1,50 +1,48 @@
 """Times the parts of training and evaluation: python3 bench.py train --config configs/mmnist.yml
 
     bench.py train   encoder, recurrence, decoder and the whole step, forward and with the gradient
-    bench.py layers  each convolution in the form that is used, beside TensorFlow's own
     bench.py eval    open-loop prediction with 1, 10 and 100 samples, and the metrics
     bench.py data    the input pipeline alone
 
-With --plain, the straightforward implementation of the tests runs beside it, alternating, and the
+With --plain, the plain forms (`fast: false`, float32, not compiled) run beside it, alternating, and the
 ratio of the two is taken pair by pair: it holds where a machine's speed drifts.
 """
 
 import quiet  # noqa: F401
 
 # isort: split
+import argparse
 import collections
-import importlib
+import contextlib
 import json
+import math
 import os
 import platform
 import re
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
+import data_loader
 import metrics
 import tools
-from cnns import (
-    ENCODER_FORMS,
-    SLOPE,
-    conv_transpose,
-    dense_conv_transpose,
-    two_conv_transposes,
-)
 from cwvae import CWVAE, state_vector, to_float
+from datasets import store
 from predictor import Predictor
+from tools import Config
 
 
 def main():
     parser = tools.Parser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=tools.Parser)
     for name, text in [("train", "the parts of a training step, and the whole"),
-                       ("layers", "the convolutions, one by one, beside TensorFlow's own"),
                        ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
         command = commands.add_parser(name, help=text)
         command.add_argument("--json", metavar="FILE", help="write the results there too")
@@ -52,6 +50,8 @@ def main():
             command.add_argument("--videos", type=int, default=40, help="of 500 frames (default: 40)")
             command.add_argument("--seconds", type=float, default=10, help="a measurement (default: 10)")
             command.add_argument("--batch-size", type=int, default=50, help="clips (default: 50)")
+            command.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
+            command.add_argument("--root", help=argparse.SUPPRESS)
             continue
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
         command.add_argument("--runs", type=int, default=7, help="timed runs of each (default: 7)")
@@ -60,19 +60,16 @@ def main():
         if name == "eval":
             command.add_argument("--samples", type=int, nargs="+", default=[1, 10, 100], metavar="N",
                                  help="predictions of the video (default: 1 10 100)")
-        if name in ("train", "eval"):
-            command.add_argument("--plain", action="store_true", help="time the plain form too")
-        if name in ("train", "layers"):
-            command.add_argument("--batch-size", type=int, help="clips (default: the config's)")
+        command.add_argument("--plain", action="store_true", help="time the plain form too")
         if name == "train":
+            command.add_argument("--batch-size", type=int, help="clips (default: the config's)")
             command.add_argument("--remat", action="store_true", help="as the config's key")
             command.add_argument("--only", choices=["step"], help="time the whole step alone")
             command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
     flags = parser.parse_args()
     # To TensorFlow the functions that one piece of code makes are one function, traced again and again.
     tf.get_logger().setLevel("ERROR")
-    benchmarks = {
-        "train": bench_train, "layers": bench_layers, "eval": bench_eval, "data": bench_data}
+    benchmarks = {"train": bench_train, "eval": bench_eval, "data": bench_data}
     results = benchmarks[flags.command](flags)
     if flags.json:
         with tools.write_atomically(flags.json) as file:
@@ -131,17 +128,16 @@ def call(function):
 
 def bench_train(flags):
     config = configure(flags)
-    functions = training_parts(config, CWVAE)
+    functions = training_parts(config)
     if flags.plain:
-        plain = config.replace(precision="float32", jit=False, remat=False)
-        functions |= {f"plain {name}": function for name, function in training_parts(
-            plain, of_tests("plain").PlainCWVAE).items()}
+        functions |= {f"plain {name}": function
+                      for name, function in training_parts(plain_form(config)).items()}
     if flags.only:
         functions = {name: function for name, function in functions.items() if "step" in name}
     if flags.export_hlo:
         export(config, flags.export_hlo)
         if flags.plain:
-            export(plain, flags.export_hlo, plain=True)
+            export(config.replace(fast=False), flags.export_hlo)
     seconds, first = measure(functions, flags.runs)
     frames = config.batch_size * config.seq_len
     peak = matmul_peak(config)
@@ -160,30 +156,34 @@ def bench_train(flags):
             "flops_per_step": flops, "matmul_flops_per_s": peak}
 
 
-def training_parts(config, make):
+def plain_form(config):
+    return config.replace(fast=False, precision="float32", jit=False, remat=False)
+
+
+def training_parts(config):
     """Functions of no arguments, by the name of the part they run."""
-    model = make(config)
+    model = CWVAE(config)
     optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
     optimizer.build(model.trainable_variables)
     rng = np.random.default_rng(0)
     batch, frames = config.batch_size, config.seq_len
     video = tf.constant(rng.integers(
-        0, 256, [batch, frames, 64, 64, config.channels], dtype=np.uint8))
+        0, 256, [batch, frames, config.image_size, config.image_size, config.channels], dtype=np.uint8))
     noise = model.noise([0, 0], batch, frames)
     embeddings = [tf.constant(rng.normal(size=[batch, ticks, model.encoder.embed_size]), tf.float32)
                   for ticks in model.ticks(frames)]
     states = tf.constant(rng.normal(size=[batch, frames, model.state_size]), tf.float32)
 
     def encode():
-        return tf.add_n([tf.reduce_sum(e) for e in model.encode(to_float(video))])
+        return tf.add_n([tf.reduce_sum(e) for e in model.encoder(to_float(video))])
 
     def unroll(states=None):
         levels = model.unroll(frames, model.initial_states(batch), noise, embeddings)
-        return tf.add_n([tf.reduce_sum(state_vector(level)) + tf.reduce_sum(level.prior.mean)
-                         + tf.reduce_sum(level.posterior.stddev) for level in levels])
+        return tf.add_n([tf.reduce_sum(state_vector(level)) + tf.reduce_sum(
+            level.posterior.kl(level.prior)) for level in levels])
 
     def decode():
-        return tf.reduce_sum(tf.math.squared_difference(model.decode(states), to_float(video)))
+        return tf.reduce_sum(model.decoder.log_prob(states, to_float(video)))
 
     parts = {}
     for name, function in [("encoder", encode), ("recurrence", unroll), ("decoder", decode)]:
@@ -191,7 +191,7 @@ def training_parts(config, make):
         parts[f"{name}, gradient"] = compiled(
             with_gradient(function, model.trainable_variables), config)
     parts["step"] = compiled(
-        lambda: model.update(optimizer, video, tf.constant([0, 0])), config)
+        lambda: model.update(optimizer, video, tf.constant(0)), config)
     return parts
 
 
@@ -232,17 +232,20 @@ def table(seconds, frames):
 
 def forward_flops(config):
     """Floating-point operations of the forward pass a frame: two for each product's term."""
-    f, c = round(32 * config.channels_mult), config.channels
-    products = sum(size**2 * 16 * before * after for size, before, after in [
-        (31, c, f), (14, f, 2 * f), (6, 2 * f, 4 * f), (2, 4 * f, 8 * f)])
-    z, h, e = config.cell_stoch_size, config.cell_deter_size, config.cell_embed_size
-    products += (z + h) * 32 * f + sum(size**2 * k**2 * before * after for size, k, before, after in [
-        (1, 5, 32 * f, 4 * f), (5, 5, 4 * f, 2 * f), (13, 6, 2 * f, f), (30, 6, f, c)])
-    if config.enc_dense_layers:
-        sizes = [32 * f, *[config.enc_dense_embed_size] * (config.enc_dense_layers - 1), 32 * f]
-        products += (config.levels - 1) * sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
-    tick = (2 * z + h) * e + 3 * e * h + 3 * h * h + 2 * (h * e + 2 * e * z) + 32 * f * e + e * e
-    products += sum(tick / stride for stride in config.strides)
+    model = CWVAE(config.replace(fast=False))
+    products, size = 0, config.image_size
+    for layer in model.encoder.convs:
+        size = (size - 4) // 2 + 1
+        products += size**2 * math.prod(layer.kernel.shape)
+    products += sum(math.prod(layer.kernel.shape) for stack in model.encoder.denses for layer in stack)
+    products += math.prod(model.decoder.dense.kernel.shape)
+    size = 1
+    for layer in model.decoder.convs:
+        products += size**2 * math.prod(layer.kernel.shape)
+        size = 2 * (size - 1) + layer.kernel.shape[0]
+    for cell, stride in zip(model.cells, config.strides, strict=True):
+        kernels = (v for v in cell.trainable_variables if v.name.endswith("kernel"))
+        products += sum(math.prod(kernel.shape) for kernel in kernels) / stride
     return 2 * products
 
 
@@ -263,11 +266,11 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def export(config, directory, plain=False):
+def export(config, directory):
     """Writes the compiled training step: serialized HLO, and optimized HLO as text."""
     os.makedirs(directory, exist_ok=True)
-    name, make = ("plain_step", of_tests("plain").PlainCWVAE) if plain else ("step", CWVAE)
-    step = training_parts(config.replace(jit=True), make)["step"]
+    name = "step" if config.fast else "plain_step"
+    step = training_parts(config.replace(jit=True))["step"]
     ir = step.experimental_get_compiler_ir()
     with open(os.path.join(directory, f"{name}.hlo"), "wb") as out:
         out.write(ir(stage="hlo_serialized"))
@@ -300,100 +303,187 @@ def loops(hlo):
                     found[1] for found in operations if found and found[1] not in free)
 
 
-# ---------------------------------------------------------------------------------------- layers
-
-
-def bench_layers(flags):
-    config = configure(flags)
-    frames = config.batch_size * config.seq_len
-    print(f"{frames} frames, {config.precision}. Plain: Keras's layers, of the same weights, in float32")
-    seconds, _ = measure(layer_parts(config, CWVAE(config), frames), flags.runs)
-    return {"parts": table(seconds, frames)}
-
-
-def layer_parts(config, model, frames):
-    """Functions of no arguments, by the names of the layers that they run."""
-    def leaky(layer):
-        return lambda x: tf.nn.leaky_relu(layer(x), SLOPE)
-
-    encoder, (first, second, third, last) = model.encoder.convs, model.decoder.convs
-    dense = model.decoder.dense
-    layers = [  # name, shape of a frame's input, layers, the form that is used, the plain one
-        *((f"encoder conv_{i}", [size, size, layer.kernel.shape[2]], [layer], form, leaky(layer))
-          for i, (size, layer, form) in enumerate(
-              zip([62, 30, 14, 6], encoder, ENCODER_FORMS, strict=True))),
-        ("decoder dense, conv_0", [model.state_size], [dense, first], dense_conv_transpose,
-         lambda x: first(dense(x)[:, None, None])),
-        ("decoder conv_1", [5, 5, second.kernel.shape[3]], [second], conv_transpose, leaky(second)),
-        ("decoder conv_2, conv_3", [13, 13, third.kernel.shape[3]], [third, last],
-         two_conv_transposes, lambda x: last(leaky(third)(x)))]
-    parts = {}
-    for name, shape, used, form, plain in layers:
-        x = tf.cast(tf.random.normal([frames, *shape]), model.compute_dtype)
-        weights = [weight for layer in used for weight in (layer.kernel, layer.bias)]
-        # The gradient of the video itself is not wanted.
-        sources = weights if name == "encoder conv_0" else [x, *weights]
-
-        def ours(x, form=form, weights=weights):
-            return form(x, *(tf.cast(weight, x.dtype) for weight in weights))
-
-        for prefix, function in [("", ours), ("plain ", plain)]:
-            def forward(x=x, function=function):
-                return tf.reduce_sum(tf.cast(function(x), tf.float32))
-
-            parts[f"{prefix}{name}"] = compiled(forward, config)
-            parts[f"{prefix}{name}, gradient"] = compiled(with_gradient(forward, sources), config)
-    return parts
-
-
-def of_tests(module):
-    """A module of the tests, where the plain implementations are."""
-    tests = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tests")
-    if tests not in sys.path:
-        sys.path.append(tests)
-    return importlib.import_module(module)
-
-
 # ------------------------------------------------------------------------------------------ eval
 
 
 def bench_eval(flags):
     config = configure(flags)
-    model = CWVAE(config)
     frames = config.eval_seq_len - config.open_loop_ctx
     video = np.random.default_rng(0).integers(
-        0, 256, [1, config.eval_seq_len, 64, 64, config.channels], dtype=np.uint8)
+        0, 256, [1, config.eval_seq_len, config.image_size, config.image_size, config.channels],
+        dtype=np.uint8)
     print(f"One video of {config.eval_seq_len} frames, {config.open_loop_ctx} observed: "
           f"encoding, prediction, decoding, PSNR and SSIM")
+    model, plain_model = CWVAE(config), CWVAE(plain_form(config)) if flags.plain else None
     rows = []
     for samples in flags.samples:
         predictor = Predictor(config, model, samples, seed=0)
         functions = {f"{samples} sample(s)": lambda p=predictor: p.predict({"video": video}, 0)[1]}
         if flags.plain:
-            functions[f"plain {samples} sample(s)"] = plain_evaluation(predictor, model, video[0])
+            functions[f"plain {samples} sample(s)"] = plain_evaluation(plain_model, video, samples)
         seconds, first = measure(functions, flags.runs)
         rows += table(seconds, frames * samples)
         print(f"First call, compilation included: {first[f'{samples} sample(s)']:.1f} s")
-    truth, decoded = (tf.random.uniform([1, 1, 1000, 64, 64, config.channels]) for _ in range(2))
+    truth, decoded = (tf.random.uniform([1, 1, 1000, *video.shape[2:]]) for _ in range(2))
     seconds, _ = measure({"PSNR of 1000 frames": lambda: metrics.psnr(truth, decoded),
                           "SSIM of 1000 frames": lambda: metrics.ssim(truth, decoded)}, flags.runs)
     rows += table(seconds, 1000)
     return {"parts": rows, "peak_memory_bytes": memory()}
 
 
-def plain_evaluation(predictor, model, video):
-    plain = of_tests("plain_eval")
-    evaluation = plain.PlainEvaluation(model, model.config.open_loop_ctx)
-    noise = plain.noise_of(predictor, 0)
-    return lambda: evaluation(video, noise)
+def plain_evaluation(model, video, samples):
+    """The same as one would first write it: every sample observes the context anew, and scikit-image
+    scores one frame at a time."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # of requirements-dev.txt
+
+    context = model.config.open_loop_ctx
+    predict = tf.function(
+        lambda seed: model.open_loop(tf.constant(video), context, seed)[0, context:], autograph=False)
+
+    def evaluate():
+        truth, scores = video[0, context:] / 255, []
+        for sample in range(samples):
+            predicted = np.clip(predict(tf.constant([0, sample])), 0, 1).astype(np.float64)
+            scores += [(peak_signal_noise_ratio(*pair, data_range=1),
+                        structural_similarity(*pair, data_range=1, channel_axis=-1))
+                       for pair in zip(truth, predicted, strict=True)]
+        return np.array(scores)
+
+    return evaluate
 
 
 # ------------------------------------------------------------------------------------------ data
 
 
+LENGTH = 500  # frames of a video in the shape of MineRL's
+
+
 def bench_data(flags):
-    import bench_data
-    return {"measurements": bench_data.bench_data(flags.videos, flags.batch_size, flags.seconds)}
+    """How fast the loader is: clips from a warm and a cold page cache, and from TFDS records.
+
+    Each measurement is a process of its own, so that its memory can be told.
+    """
+    num_videos, batch_size, seconds = flags.videos, flags.batch_size, flags.seconds
+    if flags.measure:
+        config = Config(dataset="minerl", data_root=flags.root, channels=3, batch_size=batch_size)
+        print(json.dumps(measure_loader(flags.measure, config, seconds)))
+        return {}
+    with tempfile.TemporaryDirectory(prefix="bench_data_") as root:
+        config = Config(dataset="minerl", data_root=root, channels=3, batch_size=batch_size)
+        print(f"Preparing {num_videos} videos of {LENGTH} frames in {root}.", file=sys.stderr)
+        write_records(root, num_videos)
+        data_loader.prepare(config)
+        results = []
+        print(f"Batches of {batch_size} clips of {config.seq_len} frames, {os.cpu_count()} cores")
+        print(f"{'':<28}{'frames/s':>10}{'batches/s':>11}{'memory':>11}{'mapped':>11}{'from disk':>11}")
+        for name in MEASUREMENTS:
+            child = [sys.executable, os.path.abspath(__file__), "data", "--measure", name,
+                     "--root", root, "--batch-size", str(batch_size), "--seconds", str(seconds)]
+            result = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout)
+            results.append({"name": name, **result})
+            sizes = [f"{store.size_text(result[key]):>11}" for key in ("memory", "mapped", "disk")]
+            print(f"{name:<28}{result['frames_per_s']:>10,.0f}"
+                  f"{result['frames_per_s'] / batch_size / config.seq_len:>11.1f}{''.join(sizes)}")
+        return {"measurements": results}
+
+
+def write_records(root, num_videos):
+    """Prepares TFDS records as users of earlier implementations have them: a PNG for every frame."""
+    import tensorflow_datasets as tfds
+
+    class Landscapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name, VERSION = "minerl_navigate", tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
+                {"video": tfds.features.Video(shape=(None, 64, 64, 3))}))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(num_videos), "test": self._generate_examples(1)}
+
+        def _generate_examples(self, count):
+            for number in range(count):
+                yield number, {"video": landscape(number)}
+
+    with contextlib.redirect_stdout(sys.stderr):
+        Landscapes(data_dir=root).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+
+
+def landscape(seed):
+    """A walk past smooth hills with some noise, so that PNGs are as large as those of a game."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (1, 12, (LENGTH + 64) // 5, 3)).astype(np.float32)
+    wide = tf.image.resize(coarse, (64, LENGTH + 64), "bicubic").numpy()[0]
+    frames = np.stack([wide[:, start : start + 64] for start in range(LENGTH)])
+    frames += rng.normal(0, 4, frames.shape).astype(np.float32)
+    return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def warm(config, seconds):
+    """Frames and seconds of clips, read from files that are in the page cache."""
+    clips = data_loader.Clips(config)
+    for step in range(round(clips.steps_per_epoch)):
+        clips.batch(step)
+    return timed(data_loader.prefetch(clips.batch, 0, 10**9), config, seconds)
+
+
+def cold(config, seconds):
+    """As warm, of files that come from the disk: the page cache is emptied before each epoch."""
+    rows = os.path.join(data_loader.prepare(config)["video"], "train.rows")
+    frames = spent = 0
+    while spent < seconds:
+        with open(rows, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        clips = data_loader.Clips(config)  # Maps the file after it is gone from the cache.
+        steps = round(clips.steps_per_epoch)
+        epoch = timed(data_loader.prefetch(clips.batch, 0, steps), config, np.inf)
+        frames, spent = frames + epoch[0], spent + epoch[1]
+        del clips
+    return frames, spent
+
+
+def records(config, seconds):
+    """Frames and seconds of decoding the PNGs of TFDS records, cut into clips and batched by tf.data."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(os.path.join(config.data_root, "minerl_navigate", "1.0.0"))
+    dataset = builder.as_dataset("train", shuffle_files=True).repeat()
+    dataset = dataset.map(lambda example: example["video"], tf.data.AUTOTUNE)
+    dataset = dataset.flat_map(lambda video: tf.data.Dataset.from_tensor_slices(
+        tf.reshape(video, [-1, config.seq_len, 64, 64, 3])))
+    dataset = dataset.batch(config.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return timed(((None, {"video": batch}) for batch in dataset.as_numpy_iterator()), config, seconds)
+
+
+MEASUREMENTS = {"clips, warm page cache": warm, "clips, cold page cache": cold,
+                "TFDS records": records}
+
+
+def timed(batches, config, seconds):
+    """Reads batches for some seconds, or to their end; returns (frames, seconds)."""
+    start, frames = time.perf_counter(), 0
+    for _, batch in batches:
+        frames += len(batch["video"]) * config.seq_len
+        if time.perf_counter() - start >= seconds:
+            break
+    return frames, time.perf_counter() - start
+
+
+def process_memory():
+    """Bytes of this process: VmHWM, at most so far, and RssFile, of mapped files now."""
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return {name: int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "RssFile")}
+
+
+def measure_loader(name, config, seconds):
+    """Runs one measurement; returns frames/s, and bytes: of memory and of it mapped, and from disk."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+    frames, spent = MEASUREMENTS[name](config, seconds)
+    used = process_memory()
+    return {"frames_per_s": frames / spent, "memory": used["VmHWM"], "mapped": used["RssFile"],
+            "disk": 512 * (resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)}
 
 
 if __name__ == "__main__":

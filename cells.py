@@ -1,128 +1,276 @@
-"""The cell of a level: a recurrent state space model (RSSM), one tick and a whole sequence.
+"""The cell of a level: how a state follows from the one before, and what its z is drawn from.
 
-Only z_{t-1} and h_{t-1} are known one tick at a time. What the level above and the embeddings
-contribute is known for all ticks at once, so those products run outside the loop, and so does the
-prior of a level that observes. The loop keeps what truly recurs.
+A cell is a subclass of Cell that says what one tick does, and a line in CELLS; `cell_type` names it.
 """
 
 import collections
+import math
 
+import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-import recurrence
+tfd = tfp.distributions
 
 # The stochastic state z [B, Z] and the deterministic state h [B, H] of a level; float32.
 State = collections.namedtuple("State", "stoch deter")
 
-# What a level did over N ticks. stoch [B, N, Z], deter [B, N, H]; prior and posterior are Gaussians
-# over stoch; posterior is None where the level did not observe.
+# What a level did in a tick, or in N of them: stoch [B, N, Z], deter [B, N, H], and the distributions
+# of stoch; where a level does not observe, the posterior is the prior.
 Level = collections.namedtuple("Level", "stoch deter prior posterior")
 
-# The mean and standard deviation, [..., Z] each, of a diagonal Gaussian.
-Gaussian = collections.namedtuple("Gaussian", "mean stddev")
+
+# ------------------------------------------------------------------------- what z is drawn from
+# Each is a namedtuple of its parameters (tf.nest and tf.scan carry it) that gives noise, samples,
+# KL and entropy. Noise of zeros gives the mode.
 
 
-class RSSMCell(tf.keras.layers.Layer):
-    """One level's state space model (Clockwork VAE, section 3; the RSSM is PlaNet's, Hafner 2019).
+class Gaussian(collections.namedtuple("Gaussian", "mean stddev")):
+    """A diagonal Gaussian of [..., Z]; so are its noise and its samples."""
 
-    context_size is the width of the context c [B, N, context_size], obs_size that of the
-    embeddings e [B, N, obs_size].
+    @staticmethod
+    def noise(seed, shape):
+        return standard_normal(seed, shape)
+
+    def sample(self, noise):
+        return self.mean + self.stddev * noise
+
+    def kl(self, other):
+        """KL(self || other) in nats, summed over units: [...]."""
+        return tf.reduce_sum(tfd.Normal(*self).kl_divergence(tfd.Normal(*other)), -1)
+
+    def entropy(self):
+        """Nats, summed over units: [...]."""
+        return tf.reduce_sum(tfd.Normal(*self).entropy(), -1)
+
+
+class OneHot(collections.namedtuple("OneHot", "logits")):
+    """D one-hot variables of C classes, logits [..., D, C] as is the noise; samples are [..., D C].
+
+    Samples pass gradients straight through to the probabilities (DreamerV2, Hafner et al. 2021).
     """
 
-    def __init__(self, stoch_size, deter_size, embed_size, context_size, obs_size,
-                 min_stddev=1e-4, mean_only=False, **kwargs):
-        super().__init__(**kwargs)
-        self.stoch_size = stoch_size
-        self.deter_size = deter_size
-        self.min_stddev = min_stddev
-        self.mean_only = mean_only
+    @staticmethod
+    def noise(seed, shape):
+        return -tf.math.log(-tf.math.log(uniform(seed, shape)))  # Gumbel's: its argmax is a sample
 
-        def dense(name, inputs, units):
-            layer = tf.keras.layers.Dense(units, name=name)
-            layer.build((None, inputs))
-            return layer
+    def sample(self, noise):
+        chosen = tf.one_hot(tf.argmax(self.logits + noise, -1), self.logits.shape[-1])
+        probs = tf.nn.softmax(self.logits)
+        return reshape_end(chosen + (probs - tf.stop_gradient(probs)), 2, [math.prod(probs.shape[-2:])])
 
-        self.prior_input = dense("prior_input", stoch_size + context_size, embed_size)
-        self.gru = tf.keras.layers.GRUCell(deter_size, reset_after=True, name="gru")
-        self.gru.build((None, embed_size))
-        self.prior_hidden = dense("prior_hidden", deter_size, embed_size)
-        self.prior_mean = dense("prior_mean", embed_size, stoch_size)
-        self.prior_stddev = dense("prior_stddev", embed_size, stoch_size)
-        self.posterior_input = dense("posterior_input", deter_size + obs_size, embed_size)
-        self.posterior_hidden = dense("posterior_hidden", embed_size, embed_size)
-        self.posterior_mean = dense("posterior_mean", embed_size, stoch_size)
-        self.posterior_stddev = dense("posterior_stddev", embed_size, stoch_size)
-        self.built = True
+    def kl(self, other):
+        """KL(self || other) in nats, summed over variables: [...]."""
+        ours, theirs = tf.nn.log_softmax(self.logits), tf.nn.log_softmax(other.logits)
+        return tf.reduce_sum(tf.exp(ours) * (ours - theirs), [-2, -1])
 
-    def initial_state(self, batch_size):
-        return State(tf.zeros([batch_size, self.stoch_size]), tf.zeros([batch_size, self.deter_size]))
+    def entropy(self):
+        """Nats, summed over variables: [...]."""
+        return -tf.reduce_sum(tf.nn.softmax(self.logits) * tf.nn.log_softmax(self.logits), [-2, -1])
 
-    def context_input(self, context, first=0):
-        """The part of Dense([z, c]) that sees columns first, first + 1, ... of c: [..., E]."""
-        size = context.shape[-1]
-        rest = self.prior_input.kernel.shape[0] - self.stoch_size - first - size
-        _, rows, _ = tf.split(self.prior_input.kernel, [self.stoch_size + first, size, rest])
-        return self._product(context, rows)
 
-    def observe(self, state, context_input, embedding, noise, keep):
-        """Runs the posterior over N ticks.
+# -------------------------------------------------------------------------------------- cells
 
-        Args:
-          state: the State before the first tick.
-          context_input: what the context adds to Dense([z, c]), [B, N, E] (see context_input).
-          embedding: [B, N, obs_size].
-          noise: standard normal, [B, N, Z].
-          keep: [N], 0 at the ticks that forget z_{t-1}, 1 elsewhere.
+
+class Cell(tf.keras.layers.Layer):
+    """What a level needs of its cell. A subclass gives sizes, noise, and tick.
+
+    Args:
+      config: a tools.Config; level: its number, 0 at the bottom.
+      context_size: width of the context c, what a tick knows of the level above and of actions.
+      obs_size: width of the embeddings e.
+      dtype: the policy of its layers.
+    """
+
+    @classmethod
+    def sizes(cls, config, level):
+        """The widths Z and H of z and h, as a State."""
+        raise NotImplementedError
+
+    def noise(self, seed, batch_size, ticks):
+        """What the samples of N ticks are made from, [B, N, ...]: a function of the seed [2] alone."""
+        raise NotImplementedError
+
+    def tick(self, state, context, noise, embedding=None):
+        """One tick, [B, ...] each, from the State before it; observes where there is an embedding.
 
         Returns: a Level.
         """
-        of_deter, of_embedding = _rows(self.posterior_input, self.deter_size)
-        embedding_input = self._product(embedding, of_embedding) + self.posterior_input.bias
-        *states, posterior = self._rollout(
-            state, context_input, embedding_input, noise, keep, of_deter,
-            self.posterior_mean, self.posterior_stddev, self.posterior_hidden)
-        return Level(*states, self.prior(states[1]), posterior)
+        raise NotImplementedError
 
-    def imagine(self, state, context_input, noise, keep):
-        """Runs the prior alone over N ticks; arguments and result as those of observe."""
-        head = self.prior_hidden
-        bias = tf.broadcast_to(head.bias, [*tf.unstack(tf.shape(noise)[:2]), *head.bias.shape])
-        return Level(*self._rollout(
-            state, context_input, bias, noise, keep, head.kernel,
-            self.prior_mean, self.prior_stddev), None)
+    def scan(self, state, context, noise, keep, embedding=None):
+        """Runs N ticks.
 
-    def prior(self, deter):
-        """p(z_t | h_t): [..., H] -> a Gaussian over [..., Z]."""
-        hidden = tf.nn.relu(self._product(deter, self.prior_hidden.kernel) + self.prior_hidden.bias)
-        kernel, bias = _both_heads(self.prior_mean, self.prior_stddev)
-        mean, raw = tf.split(self._product(hidden, kernel) + bias, 2, axis=-1)
-        return Gaussian(mean, tf.nn.softplus(raw) + self.min_stddev)
+        Args:
+          state: the State before the first tick.
+          context: [B, N, context_size].
+          noise: [B, N, ...], see noise.
+          keep: [N], 0 at the ticks that forget z_{t-1}, 1 elsewhere.
+          embedding: [B, N, obs_size], or None to run the prior alone.
 
-    def _rollout(self, state, context_input, head_input, noise, keep, head, mean, stddev, hidden=None):
-        kernels = [head, *_both_heads(mean, stddev), *([hidden.kernel, hidden.bias] if hidden else [])]
-        weights = recurrence.Weights(*map(tf.convert_to_tensor, [
-            _rows(self.prior_input, self.stoch_size)[0], self.gru.kernel, self.gru.recurrent_kernel,
-            self.gru.bias, *kernels]))
-        stoch, deter, *gaussian = recurrence.rollout(
-            state, context_input + self.prior_input.bias, head_input,
-            tf.zeros_like(noise) if self.mean_only else noise, keep, weights, self.min_stddev,
-            self.compute_dtype)
-        return stoch, deter, Gaussian(*gaussian)
+        Returns: a Level.
+        """
+        inputs = tf.nest.map_structure(
+            swap, (context, noise) if embedding is None else (context, noise, embedding))
 
-    def _product(self, inputs, kernel):
-        return recurrence.product(inputs, kernel, self.compute_dtype)
+        def step(before, inputs):
+            keep, inputs = inputs
+            return self.tick(State(before.stoch * keep, before.deter), *inputs)
+
+        like = self.tick(state, *(x[0] for x in inputs))  # tf.scan wants the form of what it carries
+        first = tf.nest.map_structure(tf.zeros_like, like)._replace(**state._asdict())
+        return tf.nest.map_structure(swap, tf.scan(step, (keep, inputs), first))
 
 
-def _rows(layer, first):
-    """The first rows of a dense layer's kernel, and the others. (A slice's gradient is slower.)"""
-    return tf.split(layer.kernel, [first, layer.kernel.shape[0] - first])
+class RSSMCell(Cell):
+    """The recurrent state space model (PlaNet, Hafner et al. 2019), in the context of a level above."""
+
+    def __init__(self, config, level, context_size, obs_size, **kwargs):
+        super().__init__(**kwargs)
+        self.config, self.level = config, level
+        self.stoch_size, self.deter_size = self.sizes(config, level)
+        embed_size = config.cell_embed_size
+
+        def dense(name, inputs, units, activation=None):
+            layer = Dense(units, activation, name=name, dtype=self.dtype_policy)
+            layer.build((None, inputs))
+            return layer
+
+        # A checkpoint's optimizer knows variables by the order in which they are made.
+        self.prior_input = dense("prior_input", self.stoch_size + context_size, embed_size, "relu")
+        self.gru = GRUCell(self.deter_size, reset_after=True, name="gru", dtype=self.dtype_policy)
+        self.gru.build((None, embed_size))
+        self.prior_hidden = dense("prior_hidden", self.deter_size, embed_size, "relu")
+        self.make_head("prior", dense)
+        self.posterior_input = dense("posterior_input", self.deter_size + obs_size, embed_size, "relu")
+        self.posterior_hidden = dense("posterior_hidden", embed_size, embed_size, "relu")
+        self.make_head("posterior", dense)
+        self.built = True
+
+    @classmethod
+    def sizes(cls, config, level):
+        return State(config.stoch_sizes[level], config.deter_sizes[level])
+
+    def tick(self, state, context, noise, embedding=None):
+        x = self.prior_input(tf.concat([state.stoch, context], -1))
+        deter = self.gru(x, state.deter)
+        prior = posterior = self.head("prior", self.prior_hidden(deter))
+        if embedding is not None:
+            x = self.posterior_input(tf.concat([deter, embedding], -1))
+            posterior = self.head("posterior", self.posterior_hidden(x))
+        return Level(posterior.sample(noise), deter, prior, posterior)
+
+    # The distribution of z: what another one overrides.
+
+    def make_head(self, name, dense):
+        size = self.config.cell_embed_size
+        setattr(self, f"{name}_mean", dense(f"{name}_mean", size, self.stoch_size))
+        setattr(self, f"{name}_stddev", dense(f"{name}_stddev", size, self.stoch_size))
+
+    def head(self, name, hidden):
+        """The distribution by its name, prior or posterior, from the last hidden layer [B, E]."""
+        mean, stddev = getattr(self, f"{name}_mean"), getattr(self, f"{name}_stddev")
+        return Gaussian(
+            mean(hidden), tf.nn.softplus(stddev(hidden + 0.54)) + self.config.cell_min_stddev)
+
+    def noise(self, seed, batch_size, ticks):
+        return Gaussian.noise(seed, [batch_size, ticks, self.stoch_size])
 
 
-def _both_heads(mean, stddev):
-    """The kernel and bias of one dense layer for both heads of a Gaussian.
+class CategoricalRSSMCell(RSSMCell):
+    """An RSSMCell whose z is `cell_stoch_size` one-hot variables of `cell_stoch_classes` classes."""
 
-    Dense(y + 0.54) is y W + (b + 0.54 times the sum of W over its inputs).
-    """
-    kernel = tf.concat([mean.kernel, stddev.kernel], axis=1)
-    bias = tf.concat([mean.bias, stddev.bias + 0.54 * tf.reduce_sum(stddev.kernel, 0)], axis=0)
-    return kernel, bias
+    @classmethod
+    def sizes(cls, config, level):
+        return State(config.stoch_sizes[level] * config.cell_stoch_classes, config.deter_sizes[level])
+
+    def make_head(self, name, dense):
+        setattr(self, f"{name}_logits", dense(
+            f"{name}_logits", self.config.cell_embed_size, self.stoch_size))
+
+    def head(self, name, hidden):
+        logits = getattr(self, f"{name}_logits")(hidden)
+        return OneHot(reshape_end(logits, 1, self.variables_and_classes))
+
+    def noise(self, seed, batch_size, ticks):
+        return OneHot.noise(seed, [batch_size, ticks, *self.variables_and_classes])
+
+    @property
+    def variables_and_classes(self):
+        return [self.config.stoch_sizes[self.level], self.config.cell_stoch_classes]
+
+
+CELLS = {cell.__name__: cell for cell in (RSSMCell, CategoricalRSSMCell)}
+
+
+# ------------------------------------------------------------------------------------- layers
+# Keras's, but in bfloat16 only the operands of products are rounded: states, biases and sums are
+# float32. (Keras would cast all that `call` sees; hence `__call__`.)
+
+
+class Dense(tf.keras.layers.Dense):
+    def __call__(self, x):
+        return self.activation(product(x, self.kernel, self.compute_dtype) + self.bias)
+
+
+class GRUCell(tf.keras.layers.GRUCell):
+    """The GRU (Cho et al. 2014) whose reset gate acts after the recurrent product."""
+
+    def __call__(self, x, h):
+        """Returns the next h, [B, H]."""
+        update, reset, new = tf.split(
+            product(x, self.kernel, self.compute_dtype) + self.bias[0], 3, -1)
+        past_update, past_reset, past_new = tf.split(
+            product(h, self.recurrent_kernel, self.compute_dtype) + self.bias[1], 3, -1)
+        update, reset = tf.sigmoid(update + past_update), tf.sigmoid(reset + past_reset)
+        return update * h + (1 - update) * tf.tanh(new + reset * past_new)
+
+
+def product(x, kernel, dtype):
+    """The matrix product [..., D] x [D, E] of operands of a dtype, as float32 [..., E]."""
+    rows = tf.matmul(tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype), tf.cast(kernel, dtype))
+    return reshape_end(tf.cast(rows, tf.float32), 1, kernel.shape[1:], like=x)
+
+
+def reshape_end(x, count, sizes, like=None):
+    """Gives x the sizes instead of its last `count` axes (or those of what it is like)."""
+    leading = tf.shape(x if like is None else like)[:-count]
+    return tf.reshape(x, tf.concat([leading, sizes], 0))
+
+
+def swap(x):
+    """[B, N, ...] to [N, B, ...], and back."""
+    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
+
+
+# -------------------------------------------------------------------------------------- noise
+# The same under XLA as without, which TensorFlow's own normal noise is not: both make the same bits.
+
+
+def fold_in(seed, *numbers):
+    """A seed [2] made of another one and some numbers; statistically independent of both."""
+    for number in numbers:
+        seed = tf.stack([random_bits(seed, []), number])
+    return seed
+
+
+def random_bits(seed, shape):
+    """Uniform int32 of a shape, by Philox: a function of the seed [2] alone."""
+    # XLA would not extend the sign of an int32 seed.
+    seed = tf.cast(seed, tf.int64)
+    return tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg="philox")
+
+
+def uniform(seed, shape):
+    """Uniform float32 of a shape, in [1e-7, 1)."""
+    mantissa = tf.bitwise.bitwise_and(random_bits(seed, shape), 0x7FFFFF)
+    return tf.maximum(tf.bitcast(mantissa | np.int32(127 << 23), tf.float32) - 1, 1e-7)
+
+
+def standard_normal(seed, shape):
+    """Standard normal float32 of a shape, by Box and Muller: tf.random.stateless_normal's on a CPU."""
+    size = tf.reduce_prod(shape)
+    radius, angle = tf.unstack(uniform(seed, [2 * ((size + 3) // 4), 2]), axis=1)
+    radius, angle = tf.sqrt(-2 * tf.math.log(radius)), 2 * np.pi * angle
+    pairs = tf.stack([radius * tf.sin(angle), radius * tf.cos(angle)], 1)
+    return tf.reshape(tf.reshape(pairs, [-1])[:size], shape)

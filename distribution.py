@@ -106,25 +106,24 @@ class Share:
                 f"{steps[0]}; all workers need the same run directory on one file system")
 
     def training_step(self, model, optimizer, jit):
-        """A function of video, seed and actions that updates the model on all devices.
+        """A function of video, step and actions that updates the model on all devices.
 
-        jit: whether to compile it: whole on one device; on several, the gradient, unless free nats or
-            KL balance make replicas exchange their KL within.
+        jit: whether to compile it: whole on one device; on several, all but what they exchange.
         """
         if self.replicas == 1:
             return tf.function(
-                lambda video, seed, actions: model.update(optimizer, video, seed, actions),
+                lambda video, step, actions: model.update(optimizer, video, step, actions),
                 jit_compile=jit, autograph=False)
         # Replicas cannot exchange anything within a compiled function.
-        gradients = None if model.couples_videos else tf.function(
-            model.gradients, jit_compile=jit, autograph=False)
+        nats = tf.function(lambda video, noise, actions: model.nats(
+            model.rollout(video, noise, actions=actions)), jit_compile=jit, autograph=False)
 
         @tf.function(autograph=False)
-        def step(video, seed, actions):
+        def update(video, step, actions):
             metrics = self.strategy.run(
-                model.update, (optimizer, video, seed, actions), {"gradients": gradients})
+                model.update, (optimizer, video, step, actions), {"nats": nats})
             # The same on every replica.
             return {name: self.strategy.experimental_local_results(value)[0]
                     for name, value in metrics.items()}
 
-        return step
+        return update

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 import metrics
 import tools
-from cwvae import fold_in, to_float
+from cells import fold_in
+from cwvae import to_float
 
 DECODED_AT_ONCE = 1000  # frames: bounds the memory of decoding, whatever the samples and their length
 
@@ -124,7 +125,7 @@ class Predictor:
         return [fold_in([self.seed, 0], first + i) for i in range(size)]
 
     def _decode_then_compare(self, states, truth):
-        return self._compare(self.model.decode(states), truth)
+        return self._compare(self.model.decoder(states), truth)
 
 
 def frames_and_scores(scored, decoded, truth):

@@ -17,6 +17,8 @@ import typing
 import tensorflow as tf
 import yaml
 
+from cells import CELLS
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of the machine, not of the program: these are no reason for a traceback.
 OF_THE_MACHINE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
@@ -144,9 +146,15 @@ class Config:
     enc_dense_layers: int = _key(
         3, "dense layers between the embeddings of two levels", "model", min=0, max=100)
     enc_dense_embed_size: int = _key(1000, "width of those layers", "model", min=1, max=2**16)
-    cell_type: str = _key("RSSMCell", "the cell of a level", "model", choices=("RSSMCell",))
-    cell_stoch_size: int = _key(20, "units of the stochastic state", "model", min=1, max=2**16)
-    cell_deter_size: int = _key(200, "units of the deterministic state", "model", min=1, max=2**16)
+    cell_type: str = _key("RSSMCell", "the cell of a level", "model", choices=tuple(CELLS))
+    cell_stoch_size: int | list[int] = _key(
+        20, "units of the stochastic state: a number, or one per level from the bottom", "model",
+        min=1, max=2**16)
+    cell_stoch_classes: int = _key(
+        16, "classes of each unit of a categorical stochastic state", "model", min=2, max=2**16)
+    cell_deter_size: int | list[int] = _key(
+        200, "units of the deterministic state: a number, or one per level", "model",
+        min=1, max=2**16)
     cell_embed_size: int = _key(200, "width of a cell's dense layers", "model", min=1, max=2**16)
     cell_min_stddev: float = _key(0.0001, "least standard deviation of a state", "model", min=0)
     cell_mean_only: bool = _key(False, "use means for samples: a deterministic model", "model")
@@ -157,7 +165,8 @@ class Config:
 
     # Which frames are seen.
     use_obs: bool | str = _key(
-        True, "which levels observe: true, false, or T/F per level from the bottom (TTF)", "model")
+        True, "which levels observe the context of open-loop prediction: true, false, or T/F per level "
+              "from the bottom (TTF)")
     open_loop_ctx: int = _key(36, "frames observed before open-loop prediction", min=1)
 
     # Training.
@@ -185,6 +194,7 @@ class Config:
         "float32", "of the matrix products", "training", choices=("float32", "bfloat16"))
     jit: bool | str = _key("auto", "compile with XLA: auto (where it is faster), true, false",
                            choices=("auto",))
+    fast: bool = _key(True, "use the faster forms of cell, encoder and decoder; false: the plain ones")
     remat: bool = _key(False, "compute activations twice to save memory: encoder and decoder, "
                               "in chunks of frames")
 
@@ -207,9 +217,11 @@ class Config:
             raise UserError(
                 f"tmp_abs_factor: {self.tmp_abs_factor} has {len(self.tmp_abs_factor)} factors; "
                 f"{self.levels} levels have {self.levels - 1} (or give one number for all)")
-        if isinstance(self.beta, list) and len(self.beta) != self.levels:
-            raise UserError(f"beta: {self.beta} has {len(self.beta)} weights; give one number, "
-                            f"or {self.levels}, one per level")
+        for key in ("beta", "cell_stoch_size", "cell_deter_size"):
+            value = getattr(self, key)
+            if isinstance(value, list) and len(value) != self.levels:
+                raise UserError(f"{key}: {value} has {len(value)} numbers; give one, "
+                                f"or {self.levels}, one per level")
         if 32 * self.channels_mult != round(32 * self.channels_mult):
             near = max(1, round(32 * self.channels_mult)) / 32
             raise UserError(f"channels_mult: {self.channels_mult} makes {32 * self.channels_mult:g} "
@@ -236,6 +248,19 @@ class Config:
         return [self.tmp_abs_factor] * (self.levels - 1)
 
     @property
+    def stoch_sizes(self):
+        """cell_stoch_size of each level, from the bottom."""
+        return self._per_level(self.cell_stoch_size)
+
+    @property
+    def deter_sizes(self):
+        """cell_deter_size of each level, from the bottom."""
+        return self._per_level(self.cell_deter_size)
+
+    def _per_level(self, value):
+        return value if isinstance(value, list) else [value] * self.levels
+
+    @property
     def strides(self):
         """Frames to one tick of each level, from the bottom: a list of `levels` integers."""
         strides = [1]
@@ -248,12 +273,12 @@ class Config:
         """The experiment's name: `name`, or the main settings, then each other that is no default."""
         if self.name is not None:
             return self.name
-        factors = "x".join(map(str, self.factors)) if isinstance(
-            self.tmp_abs_factor, list) else self.tmp_abs_factor
         name = (
-            f"{self.dataset}_cwvae_{self.cell_type.lower()}_{self.levels}l_f{factors}"
+            f"{self.dataset}_cwvae_{self.cell_type.lower()}_{self.levels}l"
+            f"_f{_spelled(self.tmp_abs_factor)}"
             f"_decsd{self.dec_stddev}_enchl{self.enc_dense_layers}_ences{self.enc_dense_embed_size}"
-            f"_edchnlmult{self.channels_mult:g}_ss{self.cell_stoch_size}_ds{self.cell_deter_size}"
+            f"_edchnlmult{self.channels_mult:g}_ss{_spelled(self.cell_stoch_size)}"
+            f"_ds{_spelled(self.cell_deter_size)}"
             f"_es{self.cell_embed_size}_seq{self.seq_len}_lr{self.lr}_bs{self.batch_size}")
         spelled = {
             "dataset", "cell_type", "levels", "tmp_abs_factor", "dec_stddev", "enc_dense_layers",
@@ -263,8 +288,7 @@ class Config:
             value = getattr(self, field.name)
             if (field.name not in spelled and field.metadata["changes"] != "run"
                     and value != field.default):
-                value = "x".join(map(str, value)) if isinstance(value, list) else value
-                name += f"_{field.name.replace('_', '')}{value}"
+                name += f"_{field.name.replace('_', '')}{_spelled(value)}"
         if len(name) > NAME_BYTES:
             digest = hashlib.sha256(name.encode()).hexdigest()[:16]
             name = f"{name[:NAME_BYTES - len(digest) - 1]}_{digest}"
@@ -281,6 +305,11 @@ class Config:
         """Writes the whole config as YAML, atomically."""
         with write_atomically(path) as file:
             yaml.safe_dump(dataclasses.asdict(self), file, sort_keys=False)
+
+
+def _spelled(value):
+    """A value as a name holds it: the numbers of a list are joined by x."""
+    return "x".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _type_name(annotation):

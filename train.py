@@ -21,7 +21,8 @@ import distribution
 import pictures
 import runs
 import tools
-from cwvae import CWVAE, fold_in
+from cells import fold_in
+from cwvae import CWVAE, last_state
 
 # What the seeds of validation are folded with, apart from any level's number.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
@@ -34,18 +35,18 @@ def main():
     strategy = distribution.choose_strategy(config.batch_size)
     share = distribution.Share(strategy, config.batch_size)
     clips = data_loader.Clips(config, share.worker, share.num_workers)
+    validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
     if share.is_chief:
         with runs.claim_run_dir(config, clips.fingerprint):
-            run(config, share, clips, print)
+            run(config, share, clips, validation_data, print)
     else:
-        run(config, share, clips, lambda *_: None)
+        run(config, share, clips, validation_data, lambda *_: None)
 
 
-def run(config, share, clips, say):
+def run(config, share, clips, validation_data, say):
     """Trains as the config says. Raises tools.Stopped after a signal."""
     say(f"Run directory: {config.run_dir}")
     total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
-    validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
     tf.keras.utils.set_random_seed(config.seed)
     with share.strategy.scope():
         model = CWVAE(config, clips.action_size)
@@ -61,7 +62,7 @@ def run(config, share, clips, say):
     say(f"{clips.num_clips} clips; from step {start} to {total}")
     say(distribution.devices_text(share, config))
     config = with_intervals_for(config, total, say)
-    validation = Validation(config, model, validation_data)
+    validation = Validation(config, model, validation_data, config.batch_size // share.replicas)
     try:
         stopped = train(
             config, share, clips, validation, model, optimizer, checkpoints, start, total)
@@ -114,7 +115,7 @@ def train(config, share, clips, validation, model, optimizer, checkpoints, start
             progress.say("Compiling the training step, which may take minutes.")
         for index, batch in batches:
             optimizer.learning_rate = learning_rate(config, index, total)
-            metrics = update(share.to_devices(batch["video"]), tf.constant([config.seed, index]),
+            metrics = update(share.to_devices(batch["video"]), tf.constant(index),
                              share.to_devices(batch.get("actions")))
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
@@ -184,35 +185,55 @@ class UnusedLevels:
 
 
 class Validation:
-    """Scalars and open-loop GIFs of validation videos; a whole sequence is never decoded at once."""
+    """Scalars and open-loop GIFs of validation videos.
 
-    def __init__(self, config, model, data):
+    rows: sequences at once; no more, and no more frames, than a device trains on.
+    """
+
+    def __init__(self, config, model, data, rows):
         self.config, self.model, self.data = config, model, data
+        self.rows = rows
         self.chunk = max(1, config.seq_len // config.strides[-1]) * config.strides[-1]
-        self._terms = tf.function(model.terms, jit_compile=tools.use_xla(config))
+        self._nats = tf.function(self._sum_nats, jit_compile=tools.use_xla(config))
         self._open_loop = tf.function(model.open_loop, jit_compile=tools.use_xla(config))
 
     def scalars(self, step):
-        """The scalars of training on num_val_batches batches of whole evaluation sequences."""
-        config = self.config
-        batches = []
-        for number in range(config.num_val_batches):
-            batch = self.data.batch(number * config.batch_size, config.batch_size)
-            seed = fold_in([config.seed, step], VALIDATION, number)
-            batches.append(self._batch_terms(batch, seed))
-        mean = tf.nest.map_structure(lambda *x: tf.add_n(x) / len(x), *batches)
-        return self.model.objective(mean, config.eval_seq_len)[1]
+        """The scalars of training on num_val_batches batches of whole evaluation sequences.
 
-    def _batch_terms(self, batch, seed):
-        """The Terms of a batch of sequences, chunk by chunk of frames."""
-        total, states = None, self.model.initial_states(len(batch["video"]))
+        All sequences there are, where that is fewer; each weighs as much as another.
+        """
+        config, total = self.config, []
+        count = min(len(self.data), config.num_val_batches * config.batch_size)
+        for first in range(0, count, config.batch_size):
+            batch = self.data.batch(first, min(config.batch_size, count - first))
+            seed = fold_in([config.seed, step], VALIDATION, first // config.batch_size)
+            total.append(self._batch_nats(batch, seed))
+        mean = tf.nest.map_structure(lambda *x: tf.add_n(x) / count, *total)
+        return self.model.objective(mean, config.eval_seq_len, step - 1)[1]
+
+    def _batch_nats(self, batch, seed):
+        """The nats of a batch, summed over its sequences; self.rows of them and a chunk at a time."""
+        size, pieces = len(batch["video"]), []
+        states = self.model.initial_states(size)
         for start in range(0, self.config.eval_seq_len, self.chunk):
-            video = batch["video"][:, start:start + self.chunk]
-            actions = batch["actions"][:, start:start + self.chunk] if "actions" in batch else None
-            noise = self.model.noise(fold_in(seed, start), *video.shape[:2])
-            terms, states = self._terms(video, noise, states, actions)
-            total = terms if total is None else tf.nest.map_structure(tf.add, total, terms)
-        return total
+            noise = self.model.noise(
+                fold_in(seed, start), size, min(self.chunk, self.config.eval_seq_len - start))
+            following = []
+            for row in range(0, size, self.rows):
+                rows = slice(row, row + self.rows)
+                video, actions = (x if x is None else x[rows, start:start + self.chunk]
+                                  for x in (batch["video"], batch.get("actions")))
+                nats, after = self._nats(video, *tf.nest.map_structure(
+                    lambda x, rows=rows: x[rows], (noise, states)), actions)
+                pieces.append(nats)
+                following.append(after)
+            states = tf.nest.map_structure(lambda *x: tf.concat(x, 0), *following)
+        return tf.nest.map_structure(lambda *x: tf.add_n(x), *pieces)
+
+    def _sum_nats(self, video, noise, states, actions):
+        rollout = self.model.rollout(video, noise, states, actions)
+        nats = tf.nest.map_structure(lambda x: tf.reduce_sum(x, 0), self.model.nats(rollout))
+        return nats, [last_state(level) for level in rollout.levels]
 
     def gif(self, batch, step):
         """The frames of a GIF: truth above open-loop prediction above error, a few examples."""

@@ -86,31 +86,46 @@ def decode(model, state):
     return np.tanh(conv_transpose(model.decoder.convs[-1], image))
 
 
-def gaussian(cell, kind, y):
+def distribution(cell, kind, y):
+    """(mean, stddev) of a Gaussian; (log of the probabilities,) of one-hot variables."""
+    if hasattr(cell, f"{kind}_logits"):
+        logits = dense(getattr(cell, f"{kind}_logits"), y).reshape(-1, cell.config.cell_stoch_classes)
+        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True)),)
     mean = dense(getattr(cell, f"{kind}_mean"), y)
-    stddev = softplus(dense(getattr(cell, f"{kind}_stddev"), y + 0.54)) + cell.min_stddev
+    stddev = softplus(dense(getattr(cell, f"{kind}_stddev"), y + 0.54)) + cell.config.cell_min_stddev
     return mean, stddev
+
+
+def mode(distribution):
+    if len(distribution) == 2:
+        return distribution[0]
+    (log_probs,) = distribution
+    return np.eye(log_probs.shape[-1])[log_probs.argmax(-1)].reshape(-1)
 
 
 def tick(cell, z, h, context, embedding):
     """One tick. Returns z, h, the prior and the posterior (the prior, where embedding is None)."""
     h = gru(cell.gru, relu(dense(cell.prior_input, np.concatenate([z, context]))), h)
-    prior = gaussian(cell, "prior", relu(dense(cell.prior_hidden, h)))
+    prior = distribution(cell, "prior", relu(dense(cell.prior_hidden, h)))
     posterior = prior
     if embedding is not None:
         y = relu(dense(cell.posterior_input, np.concatenate([h, embedding])))
-        posterior = gaussian(cell, "posterior", relu(dense(cell.posterior_hidden, y)))
-    return posterior[0], h, prior, posterior
+        posterior = distribution(cell, "posterior", relu(dense(cell.posterior_hidden, y)))
+    return mode(posterior), h, prior, posterior
 
 
 def kl_nats(q, p):
+    if len(q) == 1:
+        return np.sum(np.exp(q[0]) * (q[0] - p[0]))
     (q_mean, q_stddev), (p_mean, p_stddev) = q, p
     return np.sum(np.log(p_stddev / q_stddev) + (q_stddev**2 + (q_mean - p_mean)**2) / (2 * p_stddev**2)
                   - 0.5)
 
 
-def entropy_nats(gaussian):
-    return np.sum(0.5 * np.log(2 * math.pi * math.e * gaussian[1]**2))
+def entropy_nats(distribution):
+    if len(distribution) == 1:
+        return -np.sum(np.exp(distribution[0]) * distribution[0])
+    return np.sum(0.5 * np.log(2 * math.pi * math.e * distribution[1]**2))
 
 
 def unroll(model, embeddings, observed, frames, actions=None, states=None):
@@ -122,11 +137,10 @@ def unroll(model, embeddings, observed, frames, actions=None, states=None):
     levels = [None] * config.levels
     for level in reversed(range(config.levels)):
         cell, stride = model.cells[level], config.strides[level]
-        z, h = states[level] if states else (
-            np.zeros(config.cell_stoch_size), np.zeros(config.cell_deter_size))
+        z, h = states[level] if states else map(np.zeros, cell.sizes(config, level))
         levels[level] = []
         for t in range(math.ceil(frames / stride)):
-            context = np.zeros(config.cell_stoch_size + config.cell_deter_size)
+            context = np.zeros(sum(cell.sizes(config, level)))
             if level < config.levels - 1:
                 factor = config.factors[level]
                 context = np.concatenate(levels[level + 1][t // factor][:2])
@@ -143,7 +157,7 @@ def unroll(model, embeddings, observed, frames, actions=None, states=None):
     return levels
 
 
-def loss(model, videos, observed, actions=None):
+def loss(model, videos, actions=None):
     """The negative ELBO in nats per frame, and its parts, averaged over videos (beta 1)."""
     config = model.config
     frames = len(videos[0])
@@ -151,7 +165,8 @@ def loss(model, videos, observed, actions=None):
     entropy_prior, entropy_posterior = np.zeros(config.levels), np.zeros(config.levels)
     for i, video in enumerate(videos):
         embeddings = [encode(model, frame) for frame in video]
-        levels = unroll(model, embeddings, observed, frames, None if actions is None else actions[i])
+        levels = unroll(model, embeddings, [True] * config.levels, frames,
+                        None if actions is None else actions[i])
         for frame, (z, h, _, _) in zip(video, levels[0], strict=True):
             error = (frame - decode(model, np.concatenate([z, h]))) / config.dec_stddev
             nll += np.sum(0.5 * error**2 + math.log(config.dec_stddev) + 0.5 * math.log(2 * math.pi))

@@ -34,7 +34,7 @@ def run(strategy, settings, optimizer_name, video, steps=2):
     step = share.training_step(model, optimizer, jit=False)
     metrics = [
         {name: float(value) for name, value in step(
-            share.to_devices(video), tf.constant([0, i]), None).items()} for i in range(steps)]
+            share.to_devices(video), tf.constant(i), None).items()} for i in range(steps)]
     return metrics, [v.numpy() for v in model.trainable_variables], before
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from conftest import ROOT, finish, script
 
 import analyze
+import cells
 import cwvae
 import data_loader
 import runs
@@ -195,12 +196,13 @@ def test_information_is_that_of_the_loss(run_analyze, loaded, monkeypatch):
     assert arrays["kl"].shape == (3, 2, 2) and arrays["frame_skips"].tolist() == [1, 3]
     for column, skip in enumerate([1, 3]):
         data = data_loader.Sequences(config.replace(frame_skip=skip), 9)
-        seed, states, total = cwvae.fold_in([0, 0], 1), None, 0
+        seed, states, total = cells.fold_in([0, 0], 1), None, 0
         for number, piece in enumerate([slice(0, 6), slice(6, 9)]):
             video = data.batch(1, 1)["video"][:, piece]
-            noise = model.noise(cwvae.fold_in(seed, 2, number), 1, video.shape[1])
-            terms, states = model.terms(video, noise, states)
-            total += np.array([terms.kl, terms.entropy_prior, terms.entropy_posterior])
+            noise = model.noise(cells.fold_in(seed, 2, number), 1, video.shape[1])
+            rollout = model.rollout(tf.constant(video), noise, states)
+            states = [cwvae.last_state(level) for level in rollout.levels]
+            total += np.array([model.nats(rollout)[name][0] for name in cwvae.SCALARS])
         got = [arrays[name][1, :, column] for name in analyze.QUANTITIES]
         np.testing.assert_allclose(got, total / 9, rtol=1e-3, atol=1e-4)
     rows = summary(out)["information"]

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 import bench
 import tools
 
@@ -36,19 +34,13 @@ ENTRY %main (q: (s32[], f32[2])) -> (s32[], f32[2]) {
     assert ticks == "17" and kernels == {"fusion": 2, "dot": 1}
 
 
-@pytest.mark.parametrize("command, names", [
-    (["train", "--plain", "--only", "step"], ["step", "plain step"]),
-    (["layers"], [f"{plain}{name}{gradient}" for name in [
-        *(f"encoder conv_{i}" for i in range(4)), "decoder dense, conv_0", "decoder conv_1",
-        "decoder conv_2, conv_3"] for plain in ("", "plain ") for gradient in ("", ", gradient")]),
-])
-def test_it_writes_every_part(command, names, workplace, monkeypatch, tmp_path):
+def test_it_writes_every_part(workplace, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", [
-        "bench.py", *command, "--config", str(workplace / "tiny.yml"), "--runs", "2",
-        "--json", str(tmp_path / "out.json")])
+        "bench.py", "train", "--plain", "--only", "step", "--config", str(workplace / "tiny.yml"),
+        "--runs", "2", "--json", str(tmp_path / "out.json")])
     bench.main()
     results = json.loads((tmp_path / "out.json").read_text())
-    assert [part["name"] for part in results["parts"]] == names
+    assert [part["name"] for part in results["parts"]] == ["step", "plain step"]
     for part in results["parts"]:
         assert len(part["seconds"]) == 2
         assert ("speedup_over_plain" in part) == (not part["name"].startswith("plain"))

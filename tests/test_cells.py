@@ -1,75 +1,232 @@
-"""The fast recurrence against the plain one: every value, and every gradient."""
+"""What every cell must hold to, and what z is drawn from. (Their formulas: test_cwvae.py.)"""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from plain import PlainCell
 
-from cells import RSSMCell, State
+from cells import (
+    CELLS,
+    Gaussian,
+    GRUCell,
+    OneHot,
+    State,
+    fold_in,
+    random_bits,
+    standard_normal,
+)
+from tools import Config
 
 
 def random(seed, *shape):
     return tf.constant(np.random.default_rng(seed).normal(size=shape), tf.float32)
 
 
-def build(mean_only=False):
-    cell = RSSMCell(stoch_size=3, deter_size=5, embed_size=7, context_size=4, obs_size=6,
-                    min_stddev=0.1, mean_only=mean_only)
+def build(name, level=1, dtype="float32"):
+    config = Config(dataset="moving_digits", levels=2, cell_type=name, cell_stoch_size=[2, 3],
+                    cell_stoch_classes=4, cell_deter_size=[4, 5], cell_embed_size=16)
+    cell = CELLS[name](config, level, context_size=4, obs_size=6, dtype=dtype)
     for i, variable in enumerate(cell.trainable_variables):
         variable.assign(random(i, *variable.shape) / 2)
     return cell
 
 
-@pytest.mark.parametrize("ticks", [1, 6])
-@pytest.mark.parametrize("mean_only", [False, True])
+def inputs(cell, ticks=6, batch=2):
+    """State, context, noise, keep and embedding of a sequence."""
+    stoch, deter = cell.sizes(cell.config, cell.level)
+    state = State(random(10, batch, stoch), random(11, batch, deter))
+    return (state, random(12, batch, ticks, 4), cell.noise([0, 1], batch, ticks),
+            tf.constant([1.0, 1, 0, 1, 0, 1][:ticks]), random(13, batch, ticks, 6))
+
+
+@pytest.fixture(params=CELLS)
+def cell(request):
+    return build(request.param)
+
+
 @pytest.mark.parametrize("observes", [True, False])
-def test_values_and_gradients_equal_those_of_the_plain_recurrence(ticks, mean_only, observes):
-    cell = build(mean_only)
-    state = State(random(50, 2, 3), random(51, 2, 5))
-    context, embedding, noise = (random(52 + i, 2, ticks, size) for i, size in enumerate([4, 6, 3]))
-    keep = tf.constant([1.0, 1, 0, 1, 0, 1][:ticks])
-    inputs = [*state, context, embedding, *cell.trainable_variables]
-
-    def run(cell):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs[:4])
-            context_input = cell.context_input(context)
-            if observes:
-                level = cell.observe(state, context_input, embedding, noise, keep)
-            else:
-                level = cell.imagine(state, context_input, noise, keep)
-            outputs = [x for x in tf.nest.flatten(level) if x is not None]
-            # Every output counts, each element differently.
-            loss = tf.add_n([tf.reduce_sum(x * random(90 + i, *x.shape)) for i, x in enumerate(outputs)])
-        return outputs, tape.gradient(loss, inputs)
-
-    for fast, plain in zip(*(tf.nest.flatten(run(c)) for c in (cell, PlainCell(cell))), strict=True):
-        assert (fast is None) == (plain is None)
-        if fast is not None:
-            np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("ticks", [1, 6])
+def test_shapes(cell, ticks, observes):
+    state, context, noise, keep, embedding = inputs(cell, ticks)
+    level = cell.scan(state, context, noise, keep, embedding if observes else None)
+    stoch, deter = cell.sizes(cell.config, 1)
+    assert level.stoch.shape == (2, ticks, stoch) and level.deter.shape == (2, ticks, deter)
+    for distribution in (level.prior, level.posterior):
+        assert distribution.kl(level.prior).shape == distribution.entropy().shape == (2, ticks)
+        assert distribution.sample(noise).shape == level.stoch.shape
+    assert all(tensor.dtype == tf.float32 for tensor in tf.nest.flatten(level))
 
 
-def test_the_prior_is_the_same_inside_the_loop_and_outside():
-    cell = build()
-    level = cell.imagine(
-        cell.initial_state(2), cell.context_input(random(0, 2, 5, 4)), random(1, 2, 5, 3), tf.ones([5]))
-    for inside, outside in zip(level.prior, cell.prior(level.deter), strict=True):
-        np.testing.assert_allclose(inside, outside, rtol=1e-5)
+def test_a_scan_is_its_ticks_one_by_one(cell):
+    state, context, noise, keep, embedding = inputs(cell)
+    scanned = cell.scan(state, context, noise, keep, embedding)
+    for t in range(6):
+        level = cell.tick(State(state.stoch * keep[t], state.deter), context[:, t], noise[:, t],
+                          embedding[:, t])
+        for all_ticks, one in zip(tf.nest.flatten(scanned), tf.nest.flatten(level), strict=True):
+            np.testing.assert_allclose(all_ticks[:, t], one, rtol=1e-4, atol=1e-5)
+        state = State(level.stoch, level.deter)
 
 
-def test_a_context_can_be_given_in_parts():
-    cell, context = build(), random(0, 2, 5, 4)
+@pytest.mark.parametrize("observes", [True, False])
+def test_a_sequence_in_two_pieces_equals_the_sequence(cell, observes):
+    state, context, noise, keep, embedding = inputs(cell)
+    embedding = embedding if observes else None
+    whole = cell.scan(state, context, noise, keep, embedding)
+    pieces = []
+    for piece in (slice(0, 4), slice(4, 6)):
+        level = cell.scan(state, context[:, piece], noise[:, piece], keep[piece],
+                          embedding[:, piece] if observes else None)
+        pieces.append(level)
+        state = State(level.stoch[:, -1], level.deter[:, -1])
+    for a, *b in zip(*map(tf.nest.flatten, [whole, *pieces]), strict=True):
+        np.testing.assert_allclose(a, tf.concat(b, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_seed_decides_the_noise(cell):
+    first, again, other = (cell.noise(seed, 2, 3) for seed in ([3, 7], [3, 7], [3, 8]))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_noise_decides_the_samples_and_none_gives_the_mode(cell):
+    state, context, noise, keep, embedding = inputs(cell)
+    one, again, other, mode, mode_again = (
+        cell.scan(state, context, n, keep, embedding).stoch
+        for n in (noise, noise, cell.noise([5, 6], 2, 6), tf.zeros_like(noise), tf.zeros_like(noise)))
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(mode, mode_again)
+    assert not np.allclose(one, other) and not np.allclose(one, mode)
+
+
+def test_equal_distributions_have_no_divergence_and_others_do(cell):
+    state, context, noise, keep, embedding = inputs(cell)
+    level = cell.scan(state, context, noise, keep, embedding)
+    np.testing.assert_allclose(level.prior.kl(level.prior), 0, atol=1e-5)
+    assert np.all(level.posterior.kl(level.prior) > 0)
+
+
+def test_without_an_embedding_the_posterior_is_the_prior(cell):
+    state, context, noise, keep, _ = inputs(cell)
+    level = cell.scan(state, context, noise, keep)
+    for p, q in zip(level.prior, level.posterior, strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+def test_gradients_reach_every_variable_and_stop_where_they_should(cell):
+    state, context, noise, keep, embedding = inputs(cell)
+    weights = random(3, 2, 6, state.stoch.shape[1])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([state, context, embedding])
+        level = cell.scan(state, context, noise, keep, embedding)
+        all_of_it = tf.reduce_sum(level.posterior.kl(level.prior)) + tf.reduce_sum(level.stoch * weights)
+        last_alone = tf.reduce_sum(level.stoch[:, :1] * weights[:, :1])
+        imagined = tf.reduce_sum(cell.scan(state, context, noise, keep).stoch * weights)
+    for variable, gradient in zip(
+            cell.trainable_variables, tape.gradient(all_of_it, cell.trainable_variables), strict=True):
+        assert gradient is not None and np.abs(gradient).max() > 0, variable.path
+    for gradient in tape.gradient(all_of_it, [*state, context, embedding]):
+        assert np.abs(gradient).max() > 0
+    # Nothing comes from later ticks, nor, where nothing is observed, from the posterior.
+    assert np.abs(tape.gradient(last_alone, context)[:, 1:]).max() == 0
+    for variable, gradient in zip(
+            cell.trainable_variables, tape.gradient(imagined, cell.trainable_variables), strict=True):
+        assert ("posterior" in variable.path) == (gradient is None or np.abs(gradient).max() == 0)
+
+
+def test_a_forgotten_state_does_not_count(cell):
+    state, context, noise, _, embedding = inputs(cell)
+    other = State(state.stoch + 1, state.deter)
+    kept, forgotten = (
+        [cell.scan(s, context, noise, tf.constant([first, *[1.0] * 5]), embedding).deter
+         for s in (state, other)] for first in (1.0, 0.0))
+    assert not np.allclose(*kept)
+    np.testing.assert_array_equal(*forgotten)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_bfloat16_rounds_products_alone(name):
+    full, half = build(name), build(name, dtype="mixed_bfloat16")
+    state, context, noise, keep, embedding = inputs(full)
+    noise = tf.zeros_like(noise)
+    ours, theirs = (cell.scan(state, context, noise, keep, embedding) for cell in (half, full))
+    assert all(tensor.dtype == tf.float32 for tensor in tf.nest.flatten(ours))
+    np.testing.assert_allclose(ours.deter, theirs.deter, atol=0.03)
+
+
+def test_a_slow_memory_survives_bfloat16():
+    # An update gate of almost 1 moves h by less than bfloat16 can tell from it.
+    found = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        gru = GRUCell(1, reset_after=True, dtype=dtype)
+        gru.build((None, 1))
+        gru.kernel.assign([[0.0, 0.0, 1.0]])
+        gru.recurrent_kernel.assign(tf.zeros([1, 3]))
+        gru.bias.assign([[6.0, 0, 0], [0, 0, 0]])
+        h = tf.zeros([1, 1])
+        for _ in range(300):
+            h = gru(tf.ones([1, 1]), h)
+        found.append(float(h[0, 0]))
+    np.testing.assert_allclose(found[1], found[0], rtol=0.01)
+
+
+# --------------------------------------------------------------------------- what z is drawn from
+
+
+def test_a_gaussians_formulas():
+    q, p = Gaussian(tf.constant([1.0, 0]), tf.constant([2.0, 1])), Gaussian(tf.zeros(2), tf.ones(2))
+    np.testing.assert_allclose(q.kl(p), -np.log(2) + (4 + 1) / 2 - 0.5, rtol=1e-6)
+    np.testing.assert_allclose(p.entropy(), np.log(2 * np.pi * np.e), rtol=1e-6)
+    np.testing.assert_array_equal(q.sample(tf.constant([1.0, -1])), [3, -1])
+
+
+def test_one_hots_formulas():
+    q = OneHot(tf.math.log([[0.5, 0.25, 0.25], [1.0, 1e-9, 1e-9]]))
+    p = OneHot(tf.zeros([2, 3]))
+    np.testing.assert_allclose(q.entropy(), 1.5 * np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(p.entropy(), 2 * np.log(3), rtol=1e-5)
+    np.testing.assert_allclose(q.kl(p), 2 * np.log(3) - 1.5 * np.log(2), rtol=1e-5)
+    np.testing.assert_array_equal(q.sample(tf.zeros([2, 3])), [1, 0, 0, 1, 0, 0])
+
+
+def test_one_hots_are_drawn_by_their_probabilities_and_pass_gradients_straight_through():
+    probs = np.array([0.5, 0.3, 0.2], np.float32)
+    logits = tf.tile(tf.math.log(probs)[None, None], [20000, 1, 1])
+    noise = OneHot.noise([1, 2], logits.shape)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        sample = OneHot(logits).sample(noise)
+        value = tf.reduce_sum(sample * [1.0, 2, 3])
+    assert set(np.unique(sample)) == {0, 1} and np.all(tf.reduce_sum(sample, -1) == 1)
+    np.testing.assert_allclose(np.mean(sample, 0), probs, atol=0.015)
+    # As if the sample were the softmax itself.
+    weights = np.array([1, 2, 3])
     np.testing.assert_allclose(
-        cell.context_input(context),
-        cell.context_input(context[..., :3]) + cell.context_input(context[..., 3:], first=3), rtol=1e-4)
+        tape.gradient(value, logits)[0, 0], probs * (weights - probs @ weights), rtol=1e-5)
 
 
-def test_standard_deviations_are_above_the_least():
-    cell = build()
-    level = cell.imagine(
-        cell.initial_state(4), tf.zeros([4, 9, 7]), random(1, 4, 9, 3), tf.ones([9]))
-    assert float(tf.reduce_min(level.prior.stddev)) > 0.1
+# -------------------------------------------------------------------------------------- noise
 
 
-def test_initial_states_are_zeros():
-    assert all(not np.any(part) for part in build().initial_state(3))
+@pytest.mark.parametrize("seed", [[0, 0], [5, 2**30], [123456, -77], [-9, 3]])
+def test_noise_is_the_same_compiled_and_not_and_todays(seed):
+    def make():
+        folded = fold_in(seed, 3, 2**30 + 1)
+        return (folded, standard_normal(folded, [3, 7, 5]), standard_normal(seed, [2]),
+                OneHot.noise(seed, [9]))
+
+    plain, compiled = make(), tf.function(make, jit_compile=True)()
+    np.testing.assert_array_equal(plain[0], compiled[0])
+    for a, b in zip(plain[1:], compiled[1:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    # What trained before TensorFlow's own noise was given up goes on as it was.
+    todays = tf.random.experimental.stateless_fold_in(
+        tf.random.experimental.stateless_fold_in(seed, 3), 2**30 + 1)
+    np.testing.assert_array_equal(plain[0], todays)
+    np.testing.assert_allclose(
+        plain[1], tf.random.stateless_normal([3, 7, 5], todays, alg="philox"), atol=1e-5)
+
+
+def test_noise_is_standard_normal_and_its_bits_differ():
+    values = standard_normal([1, 2], [100001]).numpy()
+    np.testing.assert_allclose([values.mean(), values.std(), (values**3).mean()], [0, 1, 0], atol=0.02)
+    assert len(np.unique(random_bits([1, 2], [1000]))) == 1000

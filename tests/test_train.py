@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from conftest import finish, scalars, script, wait_for_step
 
+import distribution
 import runs
 import tools
 import train
@@ -187,19 +188,48 @@ def test_a_short_run_logs_on_its_way_and_at_its_end(run_dir, workplace, tmp_path
     assert scalars(run_dir)[0]["total_loss"] > lines[0]["total_loss"], "the weights were not taken"
 
 
-def test_validation_does_not_depend_on_its_chunks(workplace, run_dir):
+class FiveVideos:
+    """Stands in for data_loader.Sequences."""
+
+    def __init__(self):
+        self.video = np.random.default_rng(0).integers(0, 256, [5, 10, 64, 64, 1], dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.video)
+
+    def batch(self, start, size):
+        return {"video": self.video[start:start + size]}
+
+
+def test_validation_does_not_depend_on_its_pieces_and_weighs_by_videos(workplace):
     config = tools.load_config(workplace / "tiny.yml")
     model = CWVAE(config.replace(cell_mean_only=True))
-    video = np.random.default_rng(0).integers(0, 256, [2, 10, 64, 64, 1], dtype=np.uint8)
-
-    class Data:
-        @staticmethod
-        def batch(start, size):
-            return {"video": video}
-
     values = []
-    for seq_len in (2, 8, 10):
-        values.append(train.Validation(config.replace(seq_len=seq_len), model, Data).scalars(0))
-    for name in values[0]:
-        np.testing.assert_allclose(values[0][name], values[1][name], rtol=1e-4)
-        np.testing.assert_allclose(values[0][name], values[2][name], rtol=1e-4)
+    # Frames at a time, videos at a time, of a batch, batches (more than there are), whether compiled.
+    for seq_len, rows, batch_size, batches, jit in [
+            (10, 5, 5, 1, False), (2, 5, 5, 1, False), (8, 2, 5, 1, False), (8, 1, 2, 9, False),
+            (10, 3, 3, 2, True)]:
+        changed = config.replace(
+            seq_len=seq_len, batch_size=batch_size, num_val_batches=batches, jit=jit)
+        values.append(train.Validation(changed, model, FiveVideos(), rows).scalars(1))
+    for other in values[1:]:
+        for name in values[0]:
+            np.testing.assert_allclose(values[0][name], other[name], rtol=1e-4)
+
+
+def test_noise_is_the_same_compiled_and_not(workplace):
+    found = []
+    for jit in (False, True):
+        config = tools.load_config(workplace / "tiny.yml", {"jit": jit, "num_val_batches": 3})
+        tf.keras.utils.set_random_seed(0)
+        model = CWVAE(config)
+        optimizer = tf.keras.optimizers.SGD(1e-5)
+        optimizer.build(model.trainable_variables)
+        step = distribution.Share(tf.distribute.get_strategy(), 2).training_step(model, optimizer, jit)
+        validation = train.Validation(config, model, FiveVideos(), 2)
+        batch = FiveVideos().batch(0, 2)
+        found.append([step(batch["video"], tf.constant(7), None), validation.scalars(1),
+                      validation._open_loop(batch["video"], 4, tf.constant([0, 1]), None)])
+    for a, b in zip(*map(tf.nest.flatten, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+

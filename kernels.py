@@ -1,0 +1,531 @@
+"""Faster forms of the cell, the encoder and the decoder: the same functions of the same weights.
+
+Nobody must read this to change the model: `fast: false` never comes here, a subclass has no fast form,
+and at the start every form is compared with the plain one (see check).
+"""
+
+import collections
+import functools
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from cells import Gaussian, Level, RSSMCell, State, product, swap
+from cnns import Decoder, Encoder, recomputed, sum_windows
+
+SLOPE = 0.2  # of every leaky ReLU
+
+
+# -------------------------------------------------------------------------------- which form runs
+
+
+def fast_form(kind):
+    """The faster form of exactly this class; the class itself where it has none."""
+    return FAST.get(kind, kind)
+
+
+def check(parts):
+    """Compares the fast forms among parts of a model with the plain ones, on two ticks or frames.
+
+    Where they differ beyond rounding, the plain one was edited: it runs, and a line says so.
+    """
+    for part in parts:
+        fast = type(part)
+        if fast not in FAST.values():
+            continue
+        # What starts as a constant, such as a bias of zeros, would hide an edit that it is part of.
+        rng = np.random.default_rng(0)
+        values = [(variable, variable.numpy()) for variable in part.variables]
+        constants = [(variable, value) for variable, value in values if np.ptp(value) == 0]
+        for variable, value in constants:
+            variable.assign(rng.normal(size=value.shape) / 4)
+        try:
+            ours = part.trial()
+            become(part, fast.__base__)
+            if close(ours, fast.trial(part), part.config.precision):
+                become(part, fast)
+            else:
+                print(f"{part.name} runs in its plain form: it was edited, and its fast form was not. "
+                      f"(fast: false leaves out the comparison.)", file=sys.stderr)
+        finally:
+            for variable, value in constants:
+                variable.assign(value)
+
+
+def become(part, kind):
+    """Makes a part one of another class: the weights stay, the methods change."""
+    object.__setattr__(part, "__class__", kind)
+
+
+def close(ours, theirs, precision):
+    """Whether nested tensors are equal to rounding, each relative to its greatest value."""
+    tolerance = 0.05 if precision == "bfloat16" else 1e-3
+    pairs = zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True)
+    return all(np.abs(a - b).max() <= tolerance * np.abs(b).max() for a, b in pairs)
+
+
+def trial_input(*shape):
+    return tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+
+
+# ----------------------------------------------------------------------------------- the recurrence
+
+
+class FastRSSMCell(RSSMCell):
+    """An RSSMCell whose loop keeps what truly recurs, with a gradient of its own.
+
+    Only z_{t-1} and h_{t-1} are known one tick at a time. What the context and the embeddings
+    contribute is known for all ticks at once, so those products run outside the loop, and so does the
+    prior of a level that observes.
+    """
+
+    def trial(self):
+        sizes = [self.stoch_size, self.deter_size]
+        state, noise = State(*(trial_input(1, n) for n in sizes)), trial_input(1, 2, self.stoch_size)
+        context, embedding = (
+            trial_input(1, 2, layer.kernel.shape[0] - n)
+            for layer, n in zip((self.prior_input, self.posterior_input), sizes, strict=True))
+        keep = tf.constant([1.0, 0.0])
+        return [self.scan(state, context, noise, keep, e) for e in (embedding, None)]
+
+    def scan(self, state, context, noise, keep, embedding=None):
+        dtype = self.compute_dtype
+        stoch_kernel, context_kernel = rows(self.prior_input, self.stoch_size)
+        context_input = product(context, context_kernel, dtype) + self.prior_input.bias
+        if embedding is None:
+            head, hidden = self.prior_hidden.kernel, []
+            head_input = tf.broadcast_to(
+                self.prior_hidden.bias, tf.concat([tf.shape(noise)[:2], [head.shape[1]]], 0))
+            gaussian = both_heads(self.prior_mean, self.prior_stddev)
+        else:
+            head, embedding_kernel = rows(self.posterior_input, self.deter_size)
+            head_input = product(embedding, embedding_kernel, dtype) + self.posterior_input.bias
+            hidden = [self.posterior_hidden.kernel, self.posterior_hidden.bias]
+            gaussian = both_heads(self.posterior_mean, self.posterior_stddev)
+        weights = Weights(*map(tf.convert_to_tensor, [
+            stoch_kernel, self.gru.kernel, self.gru.recurrent_kernel, self.gru.bias, head, *gaussian,
+            *hidden]))
+        stoch, deter, mean, stddev = rollout(
+            state, context_input, head_input, noise, keep, weights, self.config.cell_min_stddev, dtype)
+        posterior = Gaussian(mean, stddev)
+        return Level(stoch, deter, posterior if embedding is None else self.prior(deter), posterior)
+
+    def prior(self, deter):
+        """p(z_t | h_t) of all ticks at once: [B, N, H] to a Gaussian."""
+        kernel, bias = both_heads(self.prior_mean, self.prior_stddev)
+        mean, raw = tf.split(product(self.prior_hidden(deter), kernel, self.compute_dtype) + bias, 2, -1)
+        return Gaussian(mean, tf.nn.softplus(raw) + self.config.cell_min_stddev)
+
+
+def rows(layer, first):
+    """The first rows of a dense layer's kernel, and the others. (A slice's gradient is slower.)"""
+    return tf.split(layer.kernel, [first, layer.kernel.shape[0] - first])
+
+
+def both_heads(mean, stddev):
+    """The kernel and bias of one dense layer for both heads of a Gaussian.
+
+    Dense(y + 0.54) is y W + (b + 0.54 times the sum of W over its inputs).
+    """
+    kernel = tf.concat([mean.kernel, stddev.kernel], axis=1)
+    bias = tf.concat([mean.bias, stddev.bias + 0.54 * tf.reduce_sum(stddev.kernel, 0)], axis=0)
+    return kernel, bias
+
+
+# The weights of a rollout, float32: Z units of z, H of h, E of the dense layers.
+#   stoch [Z, E]: z_{t-1} in the prior's first layer.
+#   kernel [E, 3 H], recurrent [H, 3 H], bias [2, 3 H]: the GRU's.
+#   head [H, E]: h_t in the first layer on the way to z_t.
+#   hidden [E, E], hidden_bias [E]: the second one. None for a prior, which has none.
+#   gaussian [E, 2 Z], gaussian_bias [2 Z]: the mean and the standard deviation before its softplus.
+Weights = collections.namedtuple(
+    "Weights", "stoch kernel recurrent bias head gaussian gaussian_bias hidden hidden_bias",
+    defaults=(None, None))
+
+
+def rollout(state, context_input, head_input, noise, keep, weights, min_stddev, dtype):
+    """Runs N ticks of z_t, h_t = cell(z_{t-1}, h_{t-1}).
+
+    Args:
+      state: z [B, Z] and h [B, H] before the first tick.
+      context_input: what is added to the prior's first layer, [B, N, E].
+      head_input: what is added to the first layer on the way to z_t, [B, N, E].
+      noise: [B, N, Z]; zeros make samples of means.
+      keep: [N], 0 at the ticks that forget z_{t-1}, 1 elsewhere.
+      weights: Weights.
+      min_stddev: added to the softplus.
+      dtype: of the operands of products; all else is float32.
+
+    Returns: float32 z [B, N, Z], h [B, N, H], mean [B, N, Z] and stddev [B, N, Z].
+    """
+    sizes = [weights.stoch.shape[0]] * 2
+    noise, keep = swap(noise), keep[:, None, None]
+    given = [weight for weight in weights if weight is not None]
+
+    @tf.custom_gradient
+    def run(stoch, deter, context_input, head_input, *given):
+        w = Weights(*given)
+        z, h, gaussian = _forward(
+            stoch, deter, context_input, head_input, noise, keep, w, min_stddev, dtype)
+
+        def gradient(dz, dh, dgaussian):
+            return _backward(
+                stoch, deter, context_input, head_input, noise, keep, w, z, h, gaussian,
+                dz, dh, dgaussian, dtype)
+
+        return (z, h, gaussian), gradient
+
+    z, h, gaussian = run(*state, swap(context_input), swap(head_input), *given)
+    mean, raw = tf.split(swap(gaussian), sizes, axis=-1)
+    return swap(z), swap(h), mean, tf.nn.softplus(raw) + min_stddev
+
+
+def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev, dtype):
+    """The loop over time-major inputs [N, B, ...]. Returns z, h and the Gaussians' [mean, raw]."""
+    ticks = noise.shape[0]
+    stoch_kernel, gru_kernel, gaussian_kernel = (
+        tf.cast(x, dtype) for x in (w.stoch, w.kernel, w.gaussian))
+    hidden = None if w.hidden is None else tf.cast(w.hidden, dtype)
+    # h_t meets the head's kernel at this tick and the GRU's at the next one: one product for both.
+    deter_kernel = tf.cast(tf.concat([w.head, w.recurrent], 1), dtype)
+    embed = w.head.shape[1]
+
+    def tick(t, z, h, recurrent, states):
+        x = tf.nn.relu(_times(z * keep[t], stoch_kernel) + context_input[t])
+        update, _, _, new = _gates(_times(x, gru_kernel) + w.bias[0], recurrent)
+        h = update * h + (1 - update) * new
+        head, recurrent = tf.split(_times(h, deter_kernel), [embed, recurrent.shape[1]], axis=-1)
+        y = tf.nn.relu(head + head_input[t])
+        if hidden is not None:
+            y = tf.nn.relu(_times(y, hidden) + w.hidden_bias)
+        gaussian = _times(y, gaussian_kernel) + w.gaussian_bias
+        mean, raw = tf.split(gaussian, 2, axis=-1)
+        z = mean + (tf.nn.softplus(raw) + min_stddev) * noise[t]
+        states = states.write(t, tf.concat([z, h, gaussian], -1))
+        return t + 1, z, h, recurrent + w.bias[1], states
+
+    recurrent = _times(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
+    *_, states = tf.while_loop(
+        lambda t, *_: t < ticks, tick,
+        (0, stoch, deter, recurrent, tf.TensorArray(tf.float32, ticks)))
+    return tf.split(states.stack(), [stoch.shape[1], deter.shape[1], 2 * stoch.shape[1]], axis=-1)
+
+
+def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gaussian,
+              dz, dh, dgaussian, dtype):
+    """The gradients of run's arguments from those of its results, [N, B, ...] each."""
+    ticks = noise.shape[0]
+
+    times = functools.partial(product, dtype=dtype)
+
+    # All that the states determine, for all ticks at once.
+    z_before = tf.concat([stoch[None], z[:-1]], 0) * keep
+    h_before = tf.concat([deter[None], h[:-1]], 0)
+    x = tf.nn.relu(times(z_before, w.stoch) + context_input)
+    update, reset, past_new, new = _gates(
+        times(x, w.kernel) + w.bias[0], times(h_before, w.recurrent) + w.bias[1])
+    y = tf.nn.relu(times(h, w.head) + head_input)
+    y_last = y if w.hidden is None else tf.nn.relu(times(y, w.hidden) + w.hidden_bias)
+    by_raw = tf.sigmoid(tf.split(gaussian, 2, axis=-1)[1]) * noise  # of z_t
+    by_update = (h_before - new) * update * (1 - update)  # of h_t, each
+    by_new = (1 - update) * (1 - new**2)
+    by_reset = past_new * reset * (1 - reset)  # of new's argument
+    open_x, open_y, open_last = (tf.cast(a > 0, tf.float32) for a in (x, y, y_last))
+
+    stoch_kernel, gru_kernel, gaussian_kernel = (
+        tf.cast(tf.transpose(a), dtype) for a in (w.stoch, w.kernel, w.gaussian))
+    hidden = None if w.hidden is None else tf.cast(tf.transpose(w.hidden), dtype)
+    deter_kernel = tf.cast(tf.transpose(tf.concat([w.head, w.recurrent], 1)), dtype)
+
+    def tick(t, z_later, h_later, recurrent_later, gradients):
+        d_z = dz[t] + z_later
+        d_gaussian = dgaussian[t] + tf.concat([d_z, d_z * by_raw[t]], -1)
+        d_last = _times(d_gaussian, gaussian_kernel) * open_last[t]
+        d_y = d_last if hidden is None else _times(d_last, hidden) * open_y[t]
+        d_h = dh[t] + h_later + _times(tf.concat([d_y, recurrent_later], -1), deter_kernel)
+        d_update, d_new = d_h * by_update[t], d_h * by_new[t]
+        d_reset = d_new * by_reset[t]
+        d_input = tf.concat([d_update, d_reset, d_new], -1)
+        d_recurrent = tf.concat([d_update, d_reset, d_new * reset[t]], -1)
+        d_x = _times(d_input, gru_kernel) * open_x[t]
+        d_z = _times(d_x, stoch_kernel) * keep[t]
+        gradients = gradients.write(
+            t, tf.concat([d_gaussian, d_last, d_y, d_input, d_recurrent, d_x], -1))
+        return t - 1, d_z, d_h * update[t], d_recurrent, gradients
+
+    zeros = tf.zeros_like(tf.concat([deter] * 3, -1))
+    _, d_stoch, d_deter, recurrent_later, gradients = tf.while_loop(
+        lambda t, *_: t >= 0, tick,
+        (ticks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros,
+         tf.TensorArray(tf.float32, ticks)))
+    sizes = [a.shape[-1] for a in (gaussian, y_last, y, zeros, zeros, x)]
+    d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = tf.split(gradients.stack(), sizes, axis=-1)
+    d_deter += times(recurrent_later, tf.transpose(w.recurrent))
+
+    def of_kernel(inputs, d_outputs):
+        inputs, d_outputs = (tf.reshape(a, [-1, a.shape[-1]]) for a in (inputs, d_outputs))
+        return times(tf.transpose(inputs), d_outputs)
+
+    def of_bias(d_outputs):
+        return tf.reduce_sum(d_outputs, [0, 1])
+
+    weights = Weights(
+        stoch=of_kernel(z_before, d_x), kernel=of_kernel(x, d_input),
+        recurrent=of_kernel(h_before, d_recurrent),
+        bias=tf.stack([of_bias(d_input), of_bias(d_recurrent)]), head=of_kernel(h, d_y),
+        gaussian=of_kernel(y_last, d_gaussian), gaussian_bias=of_bias(d_gaussian))
+    if w.hidden is not None:
+        weights = weights._replace(hidden=of_kernel(y, d_last), hidden_bias=of_bias(d_last))
+    return d_stoch, d_deter, d_x, d_y, *(a for a in weights if a is not None)
+
+
+def _gates(inputs, recurrent):
+    """The GRU's update and reset gates, the recurrent part of its candidate, and the candidate."""
+    update, reset, new = tf.split(inputs, 3, axis=-1)
+    past_update, past_reset, past_new = tf.split(recurrent, 3, axis=-1)
+    reset = tf.sigmoid(reset + past_reset)
+    return tf.sigmoid(update + past_update), reset, past_new, tf.tanh(new + reset * past_new)
+
+
+def _times(a, kernel):
+    """The matrix product of operands of the kernel's dtype; the result is float32."""
+    return tf.cast(tf.matmul(tf.cast(a, kernel.dtype), kernel), tf.float32)
+
+
+# ------------------------------------------------------------------------------ encoder and decoder
+
+
+class FastEncoder(Encoder):
+    """An Encoder in faster convolutions; nothing else needs the top level's last dense layer, which is
+    linear: it runs on the sums.
+    """
+
+    def trial(self):
+        size = self.config.image_size
+        return self(trial_input(1, 2, size, size, self.config.channels))
+
+    def call(self, video):
+        frames = tf.reshape(video, [-1, *video.shape[2:]])
+        hidden = recomputed(self.convolve, frames) if self.config.remat else self.convolve(frames)
+        hidden = tf.cast(tf.reshape(hidden, [-1, video.shape[1], self.embed_size]), tf.float32)
+        embeddings = [hidden]
+        for stride, stack in zip(self.config.strides[1:], self.denses, strict=True):
+            late = stack[-1:] if stack is self.denses[-1] else []
+            for dense in stack[:len(stack) - len(late)]:
+                hidden = dense(hidden)
+            summed = sum_windows(hidden, stride)
+            for dense in late:
+                counts = sum_windows(tf.ones([1, video.shape[1], 1]), stride)
+                summed = product(summed, dense.kernel, dense.compute_dtype) + counts * dense.bias
+            embeddings.append(summed)
+        return embeddings
+
+    def convolve(self, frames):
+        used = frames.shape[1] - 2  # the second layer does not see what comes of the last two pixels
+        frames = tf.cast(frames[:, :used, :used], self.convs[0].compute_dtype)
+        for layer in self.convs[:-1]:
+            frames = conv(frames, *weights_of(layer))
+        return conv_by_blocks(frames, *weights_of(self.convs[-1]))
+
+
+class FastDecoder(Decoder):
+    """A Decoder in faster convolutions."""
+
+    def trial(self):
+        return self(trial_input(1, 2, self.dense.kernel.shape[0]))
+
+    def decode(self, states):
+        first, *middle, third, last = map(weights_of, self.convs)
+        hidden = dense_conv_transpose(
+            tf.cast(states, self.dense.compute_dtype), *weights_of(self.dense), *first)
+        hidden = _leaky_relu(hidden)
+        for weights in middle:
+            hidden = conv_transpose(hidden, *weights)
+        return tf.cast(tf.tanh(two_conv_transposes(hidden, *third, *last)), tf.float32)
+
+
+FAST = {RSSMCell: FastRSSMCell, Encoder: FastEncoder, Decoder: FastDecoder}
+
+
+def weights_of(layer):
+    """A layer's kernel and bias as operands of products."""
+    return [tf.cast(x, layer.compute_dtype) for x in (layer.kernel, layer.bias)]
+
+
+# The layers in the forms that measured best, each the same function of the same weights. The leaky ReLU
+# after a convolution is part of it: its gradient needs but the sign of its result, so its argument is
+# not kept. On a CPU, a gradient in TensorFlow's own form can cost ten times the product it comes from.
+
+
+@tf.custom_gradient
+def conv(x, kernel, bias):
+    """A convolution, stride 2, no padding, and a leaky ReLU.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, C, F].
+      bias: [F].
+
+    Returns: [N, (H - k) // 2 + 1, (W - k) // 2 + 1, F].
+    """
+    y = _leaky_relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias))
+
+    def gradient(dy):
+        dy = _leaky_relu_gradient(dy, y)
+        d_x = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1, 2, 2, 1],
+            padding="VALID")
+        return d_x, _filter_gradient(x, kernel, dy), _bias_gradient(dy)
+
+    return y, gradient
+
+
+@tf.custom_gradient
+def conv_by_blocks(x, kernel, bias):
+    """As conv, with a kernel of size 4, as one matrix product on blocks of 2 x 2 pixels.
+
+    Faster than TensorFlow's where the image is small and the channels are many. H and W are even.
+    """
+    channels, filters = kernel.shape[2:]
+    height, width = (n // 2 - 1 for n in x.shape[1:3])
+    corners = [(i, j) for i in range(2) for j in range(2)]
+
+    def swap(kernel):  # [block row, row, block column, column, ...], and back
+        return tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, filters]), [0, 2, 1, 3, 4, 5])
+
+    blocks = tf.nn.space_to_depth(x, 2)
+    windows = tf.concat([blocks[:, i:i + height, j:j + width] for i, j in corners], -1)
+    windows = tf.reshape(windows, [-1, 16 * channels])
+    product_kernel = tf.reshape(swap(kernel), [16 * channels, filters])
+    y = _leaky_relu(tf.nn.bias_add(tf.matmul(windows, product_kernel), bias))
+
+    def gradient(dy):
+        dy = _leaky_relu_gradient(tf.reshape(dy, [-1, filters]), y)
+        d_windows = tf.reshape(
+            tf.matmul(dy, product_kernel, transpose_b=True), [-1, height, width, 4, 4 * channels])
+        d_blocks = tf.add_n([
+            tf.pad(d_windows[..., 2 * i + j, :], [[0, 0], [i, 1 - i], [j, 1 - j], [0, 0]])
+            for i, j in corners])
+        d_kernel = tf.reshape(swap(tf.matmul(windows, dy, transpose_a=True)), kernel.shape)
+        return tf.nn.depth_to_space(d_blocks, 2), d_kernel, tf.reduce_sum(dy, 0)
+
+    return tf.reshape(y, [-1, height, width, filters]), gradient
+
+
+def dense_conv_transpose(x, dense_kernel, dense_bias, kernel, bias):
+    """A dense layer, then a transposed convolution of the one pixel that it gives.
+
+    Both are linear: one matrix product by the product of their kernels, where that is less work.
+
+    Args:
+      x: [N, S].
+      dense_kernel, dense_bias: [S, D] and [D].
+      kernel: [k, k, F, D], the layout of Conv2DTranspose.
+      bias: [F].
+
+    Returns: [N, k, k, F].
+    """
+    size, _, filters, channels = kernel.shape
+    kernel = tf.reshape(kernel, [-1, channels])
+    bias = tf.tile(bias, [size**2])
+    rows, inputs, outputs = x.shape[0] or 0, x.shape[1], kernel.shape[0]
+    at_once = inputs * channels * outputs + rows * inputs * outputs
+    one_by_one = rows * inputs * channels + rows * channels * outputs
+    if at_once < one_by_one:
+        joined = tf.concat([dense_kernel, dense_bias[None]], 0)
+        joined = tf.matmul(joined, kernel, transpose_b=True)
+        y, bias = tf.matmul(x, joined[:-1]), joined[-1] + bias
+    else:
+        y = tf.matmul(tf.nn.bias_add(tf.matmul(x, dense_kernel), dense_bias), kernel, transpose_b=True)
+    return tf.reshape(tf.nn.bias_add(y, bias), [-1, size, size, filters])
+
+
+@tf.custom_gradient
+def conv_transpose(x, kernel, bias):
+    """A transposed convolution, stride 2, no padding, and a leaky ReLU.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, F, C], the layout of Conv2DTranspose.
+      bias: [F].
+
+    Returns: [N, 2 (H - 1) + k, 2 (W - 1) + k, F].
+    """
+    height, width = (2 * (n - 1) + kernel.shape[0] for n in x.shape[1:3])
+    shape = [tf.shape(x)[0], height, width, kernel.shape[2]]
+    y = tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID")
+    y = _leaky_relu(tf.nn.bias_add(y, bias))
+    return y, lambda dy: _transpose_gradient(x, kernel, _leaky_relu_gradient(dy, y))
+
+
+@tf.custom_gradient
+def two_conv_transposes(x, first_kernel, first_bias, last_kernel, last_bias):
+    """Two transposed convolutions, kernel 6, stride 2, no padding; a leaky ReLU between them.
+
+    Forward, both are convolutions to more channels: from pixels to blocks of 2 x 2 pixels, and from
+    these to blocks of 4 x 4. Backward, they are convolutions as they stand.
+
+    Args:
+      x: [N, H, W, C].
+      first_kernel, first_bias: [6, 6, F, C] and [F].
+      last_kernel, last_bias: [6, 6, G, F] and [G].
+
+    Returns: [N, 4 H + 12, 4 W + 12, G].
+    """
+    blocks = _leaky_relu(_conv_transpose_to_blocks(x, 1, first_kernel, first_bias))
+    y = tf.nn.depth_to_space(_conv_transpose_to_blocks(blocks, 2, last_kernel, last_bias), 4)
+
+    def gradient(dy):
+        hidden = tf.nn.depth_to_space(blocks, 2)
+        d_hidden, *last = _transpose_gradient(hidden, last_kernel, dy)
+        d_hidden = _leaky_relu_gradient(d_hidden, hidden)
+        return *_transpose_gradient(x, first_kernel, d_hidden), *last
+
+    return y, gradient
+
+
+def _conv_transpose_to_blocks(x, block, kernel, bias):
+    """Both image and result in blocks of pixels: [N, H / b, W / b, b^2 C] to [..., (2 b)^2 F].
+
+    Row a of block I, times row i of the kernel, adds to row 2 a + i of blocks I, I + 1, ...
+    """
+    filters, channels = kernel.shape[2:]
+    moves = [[2 * a, 2 * (block - 1 - a)] for a in range(block)]
+    kernels = tf.stack([tf.stack([
+        tf.pad(kernel, [down, right, [0, 0], [0, 0]]) for right in moves]) for down in moves])
+    size = kernels.shape[2] // (2 * block)
+    kernels = tf.reshape(
+        kernels, [block, block, size, 2 * block, size, 2 * block, filters, channels])
+    kernels = tf.transpose(kernels[:, :, ::-1, :, ::-1], [2, 4, 0, 1, 7, 3, 5, 6])
+    kernels = tf.reshape(kernels, [size, size, block**2 * channels, 4 * block**2 * filters])
+    border = [size - 1, size - 1]
+    y = tf.nn.conv2d(x, kernels, 1, [[0, 0], border, border, [0, 0]])
+    return tf.nn.bias_add(y, tf.tile(bias, [4 * block**2]))
+
+
+def _transpose_gradient(x, kernel, dy):
+    """The gradients of a transposed convolution's image, kernel and bias, stride 2, no padding."""
+    return tf.nn.conv2d(dy, kernel, 2, "VALID"), _filter_gradient(dy, kernel, x), _bias_gradient(dy)
+
+
+def _leaky_relu(x):
+    return tf.nn.leaky_relu(x, SLOPE)
+
+
+def _leaky_relu_gradient(dy, y):
+    """From the gradient by the result y of a leaky ReLU, that by its argument."""
+    return tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=SLOPE)
+
+
+def _filter_gradient(x, kernel, dy):
+    """The gradient of a convolution's kernel, stride 2, no padding."""
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, 2, 2, 1], padding="VALID")
+
+
+def _bias_gradient(dy):
+    if dy.shape[3] > 4 and dy.dtype == tf.float32:  # in bfloat16 it would add up in bfloat16
+        return tf.raw_ops.BiasAddGrad(out_backprop=dy)
+    # With few channels: over an image's pixels first, ten times faster than over all at once.
+    return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, dy.shape[3]]), 0), 0)

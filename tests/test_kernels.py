@@ -1,0 +1,261 @@
+"""The fast forms against the plain ones: every value, every gradient; and no edit is lost on them."""
+
+import glob
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_cwvae import SEED, build, tiny, video
+
+import cells
+import cnns
+import kernels
+import tools
+from cwvae import CWVAE
+from datasets import moving_digits
+
+
+def random(*shape):
+    return tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+
+
+# -------------------------------------------------------------------------------- whole models
+
+
+def value_and_gradients(model, clip, actions=None):
+    """The loss, its gradients, and a prediction."""
+    with tf.GradientTape() as tape:
+        rollout = model.rollout(clip, model.noise(SEED, *clip.shape[:2]), actions=actions)
+        nats = tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), model.nats(rollout))
+        loss, metrics = model.objective(nats, clip.shape[1], tf.constant(0))
+    gradients = tape.gradient(
+        loss, model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return metrics, gradients, model.open_loop(clip, model.config.open_loop_ctx, SEED, actions)
+
+
+def assert_close(ours, theirs, tolerance):
+    """Tensor by tensor, relative to the greatest of each."""
+    for a, b in zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True):
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max() + 1e-7, (a, b)
+
+
+def both(config, action_size=0):
+    fast, plain = (build(config.replace(fast=fast), action_size) for fast in (True, False))
+    assert {type(part) for part in fast.parts.values()} == set(kernels.FAST.values())
+    assert not {type(part) for part in plain.parts.values()} & set(kernels.FAST.values())
+    return fast, plain
+
+
+CASES = {
+    "two levels, odd length": dict(frames=7),
+    "three levels": dict(levels=3, frames=9),
+    "one level, one tick": dict(levels=1, frames=3, open_loop_ctx=1, eval_seq_len=3),
+    "actions": dict(frames=7, action_size=3),
+    "reset": dict(levels=3, cell_reset_state=True),
+    "hidden levels": dict(levels=3, use_obs="FTF"),
+    "means": dict(cell_mean_only=True),
+    "sizes by level": dict(cell_stoch_size=[3, 2], cell_deter_size=[4, 6]),
+    "free nats and balance": dict(free_nats=0.1, kl_grad_post_perc=0.8, beta=[0.5, 2]),
+    "recomputed activations": dict(remat=True),
+    "no dense layers": dict(enc_dense_layers=0),
+    "small images": dict(image_size=32),
+    "large images": dict(image_size=128, batch=1, frames=5, channels=3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fast_and_plain_models_are_equal(case, monkeypatch):
+    monkeypatch.setattr("cnns.REMAT_FRAMES", 5)
+    settings = dict(CASES[case])
+    frames, batch, action_size = (
+        settings.pop(*item) for item in (("frames", 8), ("batch", 2), ("action_size", 0)))
+    config = tiny(**settings)
+    clip = tf.constant(video(config, batch, frames))
+    actions = random(batch, frames, action_size) if action_size else None
+    fast, plain = (value_and_gradients(model, clip, actions) for model in both(config, action_size))
+    assert_close(fast, plain, 3e-4)
+
+
+@pytest.mark.parametrize("case", ["three levels", "actions", "recomputed activations"])
+def test_fast_and_plain_models_are_close_in_bfloat16(case):
+    settings = dict(CASES[case])
+    frames, action_size = settings.pop("frames", 8), settings.pop("action_size", 0)
+    config = tiny(precision="bfloat16", channels_mult=1 / 4, cell_embed_size=32, cell_deter_size=32,
+                  enc_dense_embed_size=32, **settings)
+    clip = tf.constant(video(config, 2, frames))
+    actions = random(2, frames, action_size) if action_size else None
+    fast, plain = (value_and_gradients(model, clip, actions) for model in both(config, action_size))
+    assert_close(fast[0], plain[0], 0.02)
+    for ours, theirs in zip(fast[1], plain[1], strict=True):
+        assert cosine(ours, theirs) > 0.99
+
+
+def cosine(a, b):
+    a, b = (np.ravel(x).astype(np.float64) for x in (a, b))
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob("configs/**/*.yml", recursive=True)))
+def test_every_config_trains_alike_in_both_forms(path):
+    # As in the file, but narrow and short: what is left are its levels, factors, layers and loss.
+    config = tools.load_config(path, dict(
+        channels_mult=1 / 32, cell_stoch_size=3, cell_deter_size=5, cell_embed_size=4,
+        enc_dense_embed_size=6))
+    frames = 1 + config.strides[-1]
+    clip = tf.constant(video(config, 1, frames))
+    found = []
+    for model in both(config):
+        with tf.GradientTape() as tape:
+            nats = model.nats(model.rollout(clip, model.noise(SEED, 1, frames)))
+            loss = tf.add_n([tf.reduce_sum(value) for value in nats.values()])
+        found.append([loss, *tape.gradient(loss, model.trainable_variables)])
+    assert_close(*found, 3e-4)
+
+
+# ------------------------------------------------------------------------------- what was edited
+
+
+class EditedCell(cells.RSSMCell):
+    def tick(self, *inputs):
+        level = super().tick(*inputs)
+        return level._replace(deter=level.deter / 2)
+
+
+def test_a_subclass_has_no_fast_form(monkeypatch):
+    monkeypatch.setitem(cells.CELLS, "RSSMCell", EditedCell)
+    assert {type(cell) for cell in CWVAE(tiny()).cells} == {EditedCell}
+
+
+def plain_parts(model):
+    return {name for name, part in model.parts.items() if type(part) in kernels.FAST}
+
+
+def test_nothing_is_said_where_nothing_was_edited(capsys):
+    assert not plain_parts(CWVAE(tiny())) and not plain_parts(CWVAE(tiny(precision="bfloat16")))
+    assert capsys.readouterr().err == ""
+
+
+def test_an_edited_tick_runs_and_a_line_says_so(monkeypatch, capsys):
+    tick = cells.RSSMCell.tick
+    monkeypatch.setattr(cells.RSSMCell, "tick", lambda *inputs: tick(*inputs)._replace(
+        deter=tick(*inputs).deter / 2))
+    model = CWVAE(tiny())
+    assert plain_parts(model) == {"level_0", "level_1"}
+    assert capsys.readouterr().err.count("runs in its plain form: it was edited") == 2
+    clip = video(model.config)
+    plain = build(tiny(fast=False))
+    assert_close(value_and_gradients(build(tiny()), tf.constant(clip)),
+                 value_and_gradients(plain, tf.constant(clip)), 3e-4)
+
+
+@pytest.mark.parametrize("where, edit, parts", [
+    (cells.GRUCell, lambda plain: lambda self, x, h: plain(self, x, h) + self.bias[0, :h.shape[1]],
+     {"level_0", "level_1"}),  # by a bias that starts as zeros
+    (cnns.Conv, lambda plain: lambda self, x: tf.nn.relu(plain(self, x)), {"encoder"}),
+    (cnns.ConvTranspose, lambda plain: lambda self, x: 2 * plain(self, x), {"decoder"}),
+    (cells.Dense, lambda plain: lambda self, x: tf.tanh(plain(self, x)),
+     {"encoder", "level_0", "level_1", "decoder"})])
+def test_an_edited_layer_runs(where, edit, parts, monkeypatch):
+    monkeypatch.setattr(where, "__call__", edit(where.__call__))
+    assert plain_parts(CWVAE(tiny())) == parts
+
+
+def test_the_comparison_leaves_the_weights_as_they_were():
+    fast, plain = (build_only(fast) for fast in (True, False))
+    for a, b in zip(fast.trainable_variables, plain.trainable_variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def build_only(fast):
+    tf.keras.utils.set_random_seed(0)
+    return CWVAE(tiny(fast=fast))
+
+
+# ------------------------------------------------------------------------------------- layers
+
+
+def assert_same_function(ours, theirs, inputs):
+    """Equal values, and equal gradients of every input."""
+    results = []
+    for function in (ours, theirs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = function(*inputs)
+            loss = tf.reduce_sum((y - random(*y.shape)) ** 2)
+        results.append([y, *tape.gradient(loss, inputs)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+
+
+def plain_conv_transpose(x, kernel, bias):
+    size = kernel.shape[0]
+    shape = [x.shape[0], *(2 * (n - 1) + size for n in x.shape[1:3]), kernel.shape[2]]
+    return tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID") + bias
+
+
+@pytest.mark.parametrize("size, kernel, filters, channels", [
+    (1, 5, 3, 4), (5, 5, 3, 4), (13, 6, 2, 3), (4, 6, 1, 5), (1, 6, 3, 2), (3, 2, 2, 2), (2, 4, 3, 1)])
+@pytest.mark.parametrize("extra", [0, 1])
+def test_conv_transpose_equals_tensorflows(size, kernel, filters, channels, extra):
+    assert_same_function(
+        kernels.conv_transpose,
+        lambda x, k, b: tf.nn.leaky_relu(plain_conv_transpose(x, k, b), 0.2),
+        [random(2, size, size + extra, channels), random(kernel, kernel, filters, channels),
+         random(filters)])
+
+
+@pytest.mark.parametrize("rows", [2, 40])  # two products, and one
+def test_dense_conv_transpose_equals_its_layers(rows):
+    assert_same_function(
+        kernels.dense_conv_transpose,
+        lambda x, dense, b1, k, b2: plain_conv_transpose((x @ dense + b1)[:, None, None], k, b2),
+        [random(rows, 3), random(3, 6) / 3, random(6), random(5, 5, 2, 6) / 3, random(2)])
+
+
+@pytest.mark.parametrize("height, width", [(13, 13), (1, 2), (3, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_two_conv_transposes_equal_tensorflows(height, width, channels):
+    def plain(x, k1, b1, k2, b2):
+        return plain_conv_transpose(tf.nn.leaky_relu(plain_conv_transpose(x, k1, b1), 0.2), k2, b2)
+
+    assert_same_function(
+        kernels.two_conv_transposes, plain,
+        [random(2, height, width, 4), random(6, 6, 2, 4) / 10, random(2),
+         random(6, 6, channels, 2) / 10, random(channels)])
+
+
+@pytest.mark.parametrize("height, width, channels, filters", [(6, 6, 3, 2), (4, 10, 1, 5)])
+@pytest.mark.parametrize("ours", [kernels.conv, kernels.conv_by_blocks])
+def test_convolutions_equal_tensorflows(ours, height, width, channels, filters):
+    assert_same_function(
+        ours,
+        lambda x, k, b: tf.nn.leaky_relu(tf.nn.conv2d(x, k, 2, "VALID") + b, 0.2),
+        [random(2, height, width, channels), random(4, 4, channels, filters), random(filters)])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("path, batch", [("configs/demo.yml", 8), ("configs/moving_digits.yml", 4)])
+def test_bfloat16_gradients_are_those_of_float32(path, batch, fast):
+    clips, found = digits(batch), []
+    for precision in ("float32", "bfloat16"):
+        config = tools.load_config(path, dict(precision=precision, fast=fast))
+        tf.keras.utils.set_random_seed(0)
+        model = CWVAE(config)
+
+        @tf.function(autograph=False)
+        def gradients(model=model, config=config):
+            with tf.GradientTape() as tape:
+                nats = model.nats(model.rollout(clips, model.noise(SEED, *clips.shape[:2])))
+                averages = tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), nats)
+                loss, _ = model.objective(averages, clips.shape[1], tf.constant(0))
+            return tape.gradient(loss, model.trainable_variables)
+
+        found.append(gradients())
+    for variable, full, half in zip(model.trainable_variables, *found, strict=True):
+        assert cosine(half, full) > 0.99, variable.path
+        assert 0.95 < tf.norm(half) / tf.norm(full) < 1.05, variable.path
+
+
+def digits(count, frames=40):
+    """Videos as the demo's: with noise for pixels, gradients would be noise."""
+    return np.stack([moving_digits.video("train", i, frames) for i in range(count)])

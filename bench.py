@@ -430,7 +430,7 @@ def warm(config, seconds):
 
 def cold(config, seconds):
     """As warm, of files that come from the disk: the page cache is emptied before each epoch."""
-    rows = os.path.join(data_loader.prepare(config)["video"], "train.rows")
+    rows = os.path.join(data_loader.prepare(config)["video"], "rows")
     frames = spent = 0
     while spent < seconds:
         with open(rows, "rb") as file:

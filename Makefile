@@ -12,6 +12,8 @@ EVAL_FLAGS = --num-examples 20
 
 SEEDS = 3
 LEVELS = 1 2 3
+RESULTS_FLAGS =
+RESULTS_EVAL_FLAGS =
 
 .PHONY: demo results test test-all clean
 
@@ -26,9 +28,10 @@ results: .venv/installed
 	  .venv/bin/python train.py --config configs/results/levels_$$levels.yml --seed $$seed \
 	    --log-root $(LOGS) --name $$name $(RESULTS_FLAGS) || exit; \
 	  [ -e $$run/eval_results ] || .venv/bin/python eval.py --model-dir $$run --seq-len 1000 \
-	    --no-save-grid --out $$run/eval_results $(EVAL_RESULTS_FLAGS) || exit; \
+	    --no-save-grid --out $$run/eval_results $(RESULTS_EVAL_FLAGS) || exit; \
 	done; done
-	.venv/bin/python plot.py $(LOGS)/moving_digit/levels_*_seed_* --out $(LOGS)/results.png
+	.venv/bin/python plot.py $(LOGS)/moving_digit/levels_*_seed_* --out $(LOGS)/results.png \
+	  --spans 1-16 297-304 953-960
 
 test: .venv/installed
 	.venv/bin/ruff check

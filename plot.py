@@ -105,6 +105,9 @@ def main():
                              "the seed alone are one curve")
     parser.add_argument("--best", action="store_true",
                         help="draw the best sample of each example (default: the mean over samples)")
+    parser.add_argument("--spans", nargs="+", metavar="FIRST-LAST", type=span, default=[],
+                        help="also give each metric's mean over these predicted frames, such as "
+                             "1-16 297-304, in the table")
     parser.add_argument("--together", action="store_true",
                         help="draw into one panel what is not comparable, too: other data, contexts "
                              "or conventions of a metric (default: a row of panels for each)")
@@ -119,7 +122,7 @@ def main():
     if flags.labels and len(flags.labels) != len(curves):
         raise UserError(f"labels: {len(flags.labels)} are given for {len(curves)} curves")
     labels = flags.labels or label_by_difference(curves)
-    text = table(curves, labels)
+    text = table(curves, labels, flags.spans)
     try:
         with write_atomically(flags.out, "wb") as file:
             save_comparison(file, suffix[1:], curves, labels, flags.best, flags.together)
@@ -287,9 +290,17 @@ def spelled(value):
 # -------------------------------------------------------------------------------------------- table
 
 
-def table(curves, labels):
+def span(text):
+    """The first and the last of some predicted frames: "1-16" to (1, 16)."""
+    first, last = map(int, text.split("-"))
+    if not 1 <= first <= last:
+        raise ValueError
+    return first, last
+
+
+def table(curves, labels, spans=()):
     """The means over frames, samples and examples, with their intervals, as Markdown."""
-    text = markdown([["", *labels], *table_rows(curves)])
+    text = markdown([["", *labels], *table_rows(curves, spans)])
     if any(curve.scores for curve in curves):
         over = "the seeds and the examples" if any(
             len(curve.results) > 1 for curve in curves) else "the examples"
@@ -303,8 +314,11 @@ def table(curves, labels):
     return text
 
 
-def table_rows(curves):
-    """Yields the rows of the table: a name, then a cell a curve, empty where it has no such thing."""
+def table_rows(curves, spans):
+    """Yields the rows of the table: a name, then a cell a curve, empty where it has no such thing.
+
+    spans: predicted frames (first, last) whose means have rows, too.
+    """
     shapes = [next(iter(curve.scores.values())).shape if curve.scores else None for curve in curves]
     if any(len(curve.results) > 1 for curve in curves):
         yield ["Seeds", *(str(len(curve.results)) for curve in curves)]
@@ -325,6 +339,10 @@ def table_rows(curves):
 
         yield row("mean", [curve.of(name) if has else None
                            for curve, has in zip(curves, having, strict=True)])
+        for first, last in spans:
+            yield row(f"frames +{first} to +{last}", [
+                curve.of(name)[..., first - 1:last] if has and shape[2] >= last else None
+                for curve, has, shape in zip(curves, having, shapes, strict=True)])
         for samples in several:
             yield row(f"best of {samples}", [
                 curve.of(name, best=True) if has and shape[1] == samples else None

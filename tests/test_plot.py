@@ -106,6 +106,19 @@ def test_table_holds_the_mean_and_the_best_sample_by_each_metric_with_intervals(
     assert {"SSIM, unclipped, range 2 ↑, mean", "PSNR, unclipped (dB) ↑, best of 3"} <= set(rows)
 
 
+def test_table_holds_the_means_over_spans_of_predicted_frames(make_run, tmp_path, monkeypatch, refusal):
+    run = make_run("a")
+    run_plot(monkeypatch, run, "--out", tmp_path / "a.png", "--spans", "1-2", "8-8", "7-9")
+    rows = table_of(tmp_path / "a.md")
+    with np.load(run / "eval_2026_01_02_03_04_05" / "metrics.npz") as file:
+        psnr = file["psnr"].mean(1)  # [N, F]
+    for name, values in [("+1 to +2", psnr[:, :2].mean(1)), ("+8 to +8", psnr[:, 7])]:
+        assert rows[f"PSNR (dB) ↑, frames {name}"][0].startswith(f"{values.mean():.2f} [")
+    assert rows["PSNR (dB) ↑, frames +7 to +9"] == [""]  # There are 8.
+    for odd in ("0-3", "3-2", "5", "a-b"):
+        assert "spans" in refusal(plot.main, run, "--out", tmp_path / "a.png", "--spans", odd)
+
+
 def test_curves_are_the_mean_over_samples_or_the_best_sample_from_the_first_predicted_frame(
         make_run, tmp_path, monkeypatch, figures):
     run = make_run("a")

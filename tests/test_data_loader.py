@@ -262,8 +262,7 @@ def test_an_action_is_the_sum_of_those_since_the_frame_before(acting, offset):
 
 def test_actions_of_two_widths_or_none_are_one_line_that_names_the_file(acting, tmp_path):
     root = str(tmp_path / "videos")
-    shutil.copytree(acting, root)
-    shutil.rmtree(f"{root}/frames_64x64x1")
+    shutil.copytree(acting, root, ignore=shutil.ignore_patterns("frames_*"))
     config = config_for(root, actions=True)
     np.save(f"{root}/train/01.actions.npy", np.zeros([12, 3]))
     with pytest.raises(UserError, match="train/01.npy has 3 numbers to an action, but train/00.npy"):

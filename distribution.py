@@ -6,6 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+import kernels
 import tools
 from tools import UserError
 
@@ -43,15 +44,25 @@ def _nearest_multiple(number, of):
     return max(1, round(number / of)) * of
 
 
-def devices_text(share, config):
+def compiles(share, model):
+    """Whether the training step is compiled: whole on one device, on several all but what they exchange.
+
+    What TensorFlow needs to differentiate a loop cannot leave a compiled function: there, cells without
+    a fast form are not compiled.
+    """
+    return tools.use_xla(model.config) and (
+        share.replicas == 1 or all(type(cell) in kernels.FAST.values() for cell in model.cells))
+
+
+def devices_text(share, model):
     """What trains, in a line: kind and number of devices, precision, compiled or not."""
     gpus = tf.config.list_physical_devices("GPU")
     kind = "GPU" if gpus else "CPU"
     names = {tf.config.experimental.get_device_details(gpu).get("device_name", "") for gpu in gpus}
     workers = f" of {share.num_workers} workers" if share.num_workers > 1 else ""
     return (f"Trains on {share.replicas} {kind}{'s' * (share.replicas > 1)}{workers}"
-            f"{f' ({chr(44).join(sorted(names))})' if any(names) else ''}, in {config.precision}, "
-            f"{'compiled by XLA' if tools.use_xla(config) else 'not compiled'}")
+            f"{f' ({chr(44).join(sorted(names))})' if any(names) else ''}, in {model.config.precision}, "
+            f"{'compiled by XLA' if compiles(share, model) else 'not compiled'}")
 
 
 class Share:
@@ -105,16 +116,13 @@ class Share:
                 f"log_root: worker {other} would start from step {steps[other]}, but worker 0 from step "
                 f"{steps[0]}; all workers need the same run directory on one file system")
 
-    def training_step(self, model, optimizer, jit):
-        """A function of video, step and actions that updates the model on all devices.
-
-        jit: whether to compile it: whole on one device; on several, all but what they exchange.
-        """
+    def training_step(self, model, optimizer):
+        """A function of video, step and actions that updates the model on all devices."""
+        jit = compiles(self, model)
         if self.replicas == 1:
             return tf.function(
                 lambda video, step, actions: model.update(optimizer, video, step, actions),
                 jit_compile=jit, autograph=False)
-        # Replicas cannot exchange anything within a compiled function.
         nats = tf.function(lambda video, noise, actions: model.nats(
             model.rollout(video, noise, actions=actions)), jit_compile=jit, autograph=False)
 

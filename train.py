@@ -60,7 +60,7 @@ def run(config, share, clips, validation_data, say):
         say(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
         return
     say(f"{clips.num_clips} clips; from step {start} to {total}")
-    say(distribution.devices_text(share, config))
+    say(distribution.devices_text(share, model))
     config = with_intervals_for(config, total, say)
     validation = Validation(config, model, validation_data, config.batch_size // share.replicas)
     try:
@@ -101,7 +101,7 @@ def learning_rate(config, step, total):
 
 def train(config, share, clips, validation, model, optimizer, checkpoints, start, total):
     """Trains from step `start` to `total`. Returns the number of the signal that stopped it, or 0."""
-    update = share.training_step(model, optimizer, tools.use_xla(config))
+    update = share.training_step(model, optimizer)
     if share.is_chief:
         if not start:
             checkpoints.save(0)  # Where there are metrics, there is a checkpoint.

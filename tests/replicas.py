@@ -31,7 +31,8 @@ def run(strategy, settings, optimizer_name, video, steps=2):
                      else tf.keras.optimizers.Adam(1e-2, epsilon=1e-4))
         optimizer.build(model.trainable_variables)
     before = [v.numpy() for v in model.trainable_variables]
-    step = share.training_step(model, optimizer, jit=False)
+    print(distribution.devices_text(share, model))
+    step = share.training_step(model, optimizer)
     metrics = [
         {name: float(value) for name, value in step(
             share.to_devices(video), tf.constant(i), None).items()} for i in range(steps)]
@@ -43,11 +44,12 @@ def main():
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     video = np.random.default_rng(0).integers(0, 256, [4, 6, 64, 64, 1], dtype=np.uint8)
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for optimizer, settings in [
-            ("sgd", dict(clip_grad_norm_by=None)), ("adam", dict(clip_grad_norm_by=1.0)),
-            ("sgd", dict(clip_grad_norm_by=None, kl_grad_post_perc=0.8, free_nats=0.5))]:
+    coupled = dict(clip_grad_norm_by=None, kl_grad_post_perc=0.8, free_nats=0.5)
+    for optimizer, settings, jit in [
+            ("adam", dict(clip_grad_norm_by=1.0), False), ("sgd", coupled, True),
+            ("sgd", coupled | dict(cell_type="CategoricalRSSMCell", cell_stoch_classes=3), True)]:
         one, ours, before = run(tf.distribute.get_strategy(), settings, optimizer, video)
-        two, theirs, _ = run(mirrored, settings, optimizer, video)
+        two, theirs, _ = run(mirrored, settings | dict(jit=jit), optimizer, video)
         for a, b in zip(one, two, strict=True):
             for name in a:
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
@@ -56,7 +58,7 @@ def main():
         distance = tf.linalg.global_norm([a - b for a, b in zip(moved, also, strict=True)])
         assert float(distance / tf.linalg.global_norm(moved)) < 1e-3, (settings, optimizer)
         print(json.dumps(
-            {"settings": settings, "optimizer": optimizer, "loss": one[-1]["total_loss"]}))
+            {"settings": settings, "optimizer": optimizer, "jit": jit, "loss": one[-1]["total_loss"]}))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
 
 import runs
+import train
 from tools import Config, UserError
 
 
@@ -321,3 +324,26 @@ def test_ignored_signals_stay_ignored(interruptible):
             assert interrupts.number == 0
     finally:
         signal.signal(signal.SIGHUP, old)
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_did(workplace, tmp_path, monkeypatch):
+    """tests/run_of_9ff3a85: its checkpoint of step 5, and what that version logged up to step 8.
+
+    Adam's moments are known by number: two of one shape would be swapped without an error, and show in
+    the steps after.
+    """
+    old = pathlib.Path(__file__).parent / "run_of_9ff3a85"
+    experiment = os.path.basename(runs.load_config(old / "config.yml").run_dir)
+    run = tmp_path / "moving_digits_demo" / experiment
+    shutil.copytree(old, run)
+    monkeypatch.setattr("sys.argv", [
+        "train.py", "--config", str(old / "config.yml"), "--max-steps", "8", "--log-root", str(tmp_path),
+        "--data-root", str(workplace / "data")])
+    train.main()
+    ours, theirs = ([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+                    for folder in (run, old))
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for a, b in zip(ours[10:], theirs[10:], strict=True):  # steps 6, 7, 8; train and val
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"split"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)

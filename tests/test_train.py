@@ -225,7 +225,7 @@ def test_noise_is_the_same_compiled_and_not(workplace):
         model = CWVAE(config)
         optimizer = tf.keras.optimizers.SGD(1e-5)
         optimizer.build(model.trainable_variables)
-        step = distribution.Share(tf.distribute.get_strategy(), 2).training_step(model, optimizer, jit)
+        step = distribution.Share(tf.distribute.get_strategy(), 2).training_step(model, optimizer)
         validation = train.Validation(config, model, FiveVideos(), 2)
         batch = FiveVideos().batch(0, 2)
         found.append([step(batch["video"], tf.constant(7), None), validation.scalars(1),

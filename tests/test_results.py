@@ -1,0 +1,34 @@
+"""What the README says was measured: its commands, and its numbers in the files they come from."""
+
+import dataclasses
+import re
+import subprocess
+
+from conftest import ROOT
+
+from runs import load_config
+
+
+def test_the_models_that_are_compared_differ_in_levels_alone():
+    configs = [dataclasses.asdict(load_config(ROOT / "configs" / "results" / f"levels_{levels}.yml"))
+               for levels in (1, 2, 3)]
+    assert [config.pop("levels") for config in configs] == [1, 2, 3]
+    assert configs[1].pop("tmp_abs_factor") == configs[2].pop("tmp_abs_factor")
+    del configs[0]["tmp_abs_factor"]  # Of one level it says nothing.
+    assert configs[0] == configs[1] == configs[2]
+
+
+def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
+    said = subprocess.run(
+        ["make", "-n", "results", "SEEDS=2", "LEVELS=1 3", "LOGS=here"], cwd=ROOT, text=True,
+        capture_output=True, check=True).stdout
+    shell = said[said.index("for seed"):].replace(".venv/bin/python", "echo")
+    lines = subprocess.run(["bash", "-c", shell], text=True, capture_output=True,
+                           check=True).stdout.splitlines()
+    trained = [re.findall(r"levels_\d.yml|--seed \d|--name \S+", line)
+               for line in lines if line.startswith("train.py")]
+    assert trained == [[f"levels_{levels}.yml", f"--seed {seed}", f"--name levels_{levels}_seed_{seed}"]
+                       for seed in range(2) for levels in (1, 3)]
+    evaluated = [line for line in lines if line.startswith("eval.py")]
+    assert len(evaluated) == 4 and all("--seq-len 1000" in line for line in evaluated)
+    assert lines[-1].startswith("plot.py here/moving_digit/levels_")

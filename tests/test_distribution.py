@@ -18,7 +18,8 @@ from tools import UserError
 def test_two_replicas_take_the_step_of_one():
     output = finish(script("tests/replicas.py"))
     assert output.count('"optimizer"') == 3
-    on_two = [line.rsplit(", ", 1)[1] for line in output.splitlines() if line.startswith("Trains on 2 CPUs")]
+    on_two = [line.rsplit(", ", 1)[1]
+              for line in output.splitlines() if line.startswith("Trains on 2 CPUs")]
     assert on_two == ["not compiled", "compiled by XLA", "not compiled"]  # as asked, as asked, and not
 
 

@@ -17,6 +17,7 @@ import tqdm
 import data_loader
 import metrics
 import pictures
+import report
 import runs
 import tools
 from cwvae import CWVAE
@@ -60,15 +61,16 @@ def main():
         "checkpoint": checkpoint, "eval_seed": flags.seed, "num_examples": flags.num_examples,
         "num_samples": flags.num_samples, "data_digest": digest(data, config.open_loop_ctx)}
     with runs.directory_atomically(out, numbered=not flags.out) as part:
-        report = evaluate(config, model, data, flags, settings, part)
-    print(f"{report}\nNumbers and pictures are in {part.removesuffix('.part')}: "
-          f"see contact_sheet.png first")
+        numbers = evaluate(config, model, data, flags, settings, part)
+        report.save_page(part)
+    print(f"{report.table_text(numbers)}\nNumbers and pictures are in {part.removesuffix('.part')}: "
+          f"see report.html first")
 
 
 def evaluate(config, model, data, flags, settings, out):
-    """Predicts flags.num_examples videos and writes everything that the README names into `out`.
+    """Predicts flags.num_examples videos, and writes what the README names into `out`, but the report.
 
-    Returns: a table of the metrics beside those of the trivial predictors, as text.
+    Returns: what is in summary.json.
     """
     networks = {name: getattr(flags, name) for name, metric in metrics.METRICS.items()
                 if metric.networks and getattr(flags, name)}
@@ -88,14 +90,14 @@ def evaluate(config, model, data, flags, settings, out):
                 features.append([fvd.features(batch["video"][:, config.open_loop_ctx:]),
                                  fvd.features(frames[:, 0])])
             for row, video in enumerate(batch["video"]):
-                chosen = choose(scored, {name: score[row] for name, score in scores.items()})
-                samples = {name: frames[row, i] for name, i in chosen.items()}
+                kept, labels = metrics.kept_samples(
+                    scored, {metric.name: scores[metric.name][row] for metric in scored})
+                samples = {name: frames[row, number] for name, number in kept.items()}
                 save_example(out, first + row, video, samples, config.open_loop_ctx,
                              grids=not flags.no_save_grid)
                 if len(sheet) < SHEET_EXAMPLES:
                     sheet.append({"truth": video, **{
-                        name.removesuffix("_sample").replace("_", " "): sample
-                        for name, sample in samples.items()}})
+                        label: frames[row, number] for number, label in labels.items()}})
             bar.update(size)
     pictures.save_contact_sheet(os.path.join(out, "contact_sheet.png"), sheet, config.open_loop_ctx)
     values = {name: np.concatenate([scores[name] for scores in values]) for name in values[0]}
@@ -111,20 +113,6 @@ def evaluate(config, model, data, flags, settings, out):
 def digest(data, context):
     """What tells the test data from other data: a digest of the first context."""
     return hashlib.sha256(data.batch(0, 1)["video"][:, :context].tobytes()).hexdigest()[:16]
-
-
-def choose(scored, scores):
-    """The samples of one video that are kept, by name: their numbers. The random ones come first.
-
-    scores: [S, F] of each of the metrics scored, by name.
-    """
-    chosen = {"random_sample_1": 0}
-    if len(scores[scored[0].name]) > 1:
-        chosen["random_sample_2"] = 1
-        for metric in scored:
-            if metric.headline:
-                chosen[f"best_{metric.name}_sample"] = int(metric.best_sample(scores[metric.name]))
-    return chosen
 
 
 def save_example(out, number, video, samples, context, grids):
@@ -147,7 +135,7 @@ def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
     values: of every metric scored, as of Predictor.predict and Predictor.trivial.
     fvd: as of metrics.FVD.
 
-    Returns: a table of the headline metrics, as text.
+    Returns: what is in summary.json.
     """
     context = settings["open_loop_ctx"]
     conventions = {f"{metric.name}_convention": metric.convention for metric in scored}
@@ -175,10 +163,10 @@ def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
             pictures.save_range_plot(
                 os.path.join(out, f"{name}_range.png"), label, shown.mean(0),
                 *metrics.bootstrap_interval(shown), context, bound)
-    tools.save_json(os.path.join(out, "summary.json"), {
-        "settings": settings, "metrics": summary, "better_than_trivial": beaten,
-        "frames_per_second": frames_per_second} | ({"fvd": fvd} if fvd else {}))
-    return report(summary, beaten, scored, settings)
+    numbers = {"settings": settings, "metrics": summary, "better_than_trivial": beaten,
+               "frames_per_second": frames_per_second} | ({"fvd": fvd} if fvd else {})
+    tools.save_json(os.path.join(out, "summary.json"), numbers)
+    return numbers
 
 
 def sample_curves(metric, value):
@@ -189,26 +177,6 @@ def sample_curves(metric, value):
     best = metric.best_sample(value)
     return {f"{metric.name}_mean_of_{samples}": value.mean(1),
             f"{metric.name}_best_of_{samples}": value[np.arange(len(value)), best]}
-
-
-def report(summary, beaten, scored, settings):
-    """The headline metrics, of the model and of the trivial predictors, as Markdown."""
-    samples, context = settings["num_samples"], settings["open_loop_ctx"]
-    frames = settings["eval_seq_len"] - context
-    rows = {"": "model"} if samples == 1 else {
-        f"_mean_of_{samples}": f"model, mean of {samples}",
-        f"_best_of_{samples}": f"model, best of {samples}"}
-    rows |= {f"_{predictor}": text for predictor, text in metrics.TRIVIAL.items()}
-    shown = [metric for metric in scored if metric.headline]
-    lines = [["", *(metric.heading for metric in shown)]]
-    for suffix, text in rows.items():
-        lines.append([text, *(metrics.cell(summary[metric.name + suffix], metric.decimals)
-                              for metric in shown)])
-    text = (f"{metrics.markdown(lines)}\nMeans over {frames} predicted frames of "
-            f"{settings['num_examples']} videos; in brackets the 95% interval over the videos.\n")
-    for metric in shown:
-        text += f"{metric.label}: {metrics.spans_text(beaten[metric.name], context, frames)}\n"
-    return text
 
 
 if __name__ == "__main__":

@@ -598,7 +598,7 @@ METRICS = {metric.name: metric for metric in (
         lpips, better="lower", pixels="8-bit",
         networks=("alex", "vgg", "squeeze")),
     Metric(
-        "identity", "Identity", "share of digits",
+        "identity", "Identity", "",
         "share of the digits that are read as the true ones, by the best normalised correlation with "
         "the ten images, per frame; below 0.5 nothing is read, which is wrong",
         lambda truth, prediction, factors: compare_digits(prediction, factors)[0].mean(-1),
@@ -640,3 +640,24 @@ def chosen(networks=None, factors=False):
         if not metric.networks and (factors or not metric.needs_factors):
             found.append(metric)
     return found
+
+
+def kept_samples(scored, scores):
+    """The samples of one video that are kept: two random ones, and the best by each headline metric.
+
+    scores: [S, F] of each of the metrics scored, by name.
+
+    Returns: their numbers by the names of their files, and what a reader calls them by their numbers.
+    """
+    kept, best = {"random_sample_1": 0}, {}
+    if len(scores[scored[0].name]) > 1:
+        kept["random_sample_2"] = 1
+        for metric in scored:
+            if metric.headline:
+                number = int(metric.best_sample(scores[metric.name]))
+                kept[f"best_{metric.name}_sample"] = number
+                best.setdefault(number, []).append(metric.label)
+    labels = {number: f"sample {number + 1}" for number in dict.fromkeys(kept.values())}
+    for number, names in best.items():
+        labels[number] += f": best {', '.join(names)}"
+    return kept, labels

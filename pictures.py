@@ -5,6 +5,7 @@ Frames are numbered from 1, so after a context of 36 the first predicted frame i
 """
 
 import io
+import textwrap
 
 import matplotlib
 import numpy as np
@@ -220,7 +221,7 @@ def save_contact_sheet(path, examples, context, columns=12):
     for example in examples:
         for label, video in example.items():
             rows.append(_contact_row(to_uint8(video), shown, total, gap))
-            labels.append((top + height / 2, label))
+            labels.append((top + height / 2, textwrap.fill(label, 24)))
             rows.append(np.full((gap, rows[-1].shape[1], 3), 255, np.uint8))
             top += height + gap
         rows.append(np.full((2 * gap, rows[-1].shape[1], 3), 255, np.uint8))

@@ -314,7 +314,7 @@ def table(curves, labels, spans=()):
     return text
 
 
-def table_rows(curves, spans):
+def table_rows(curves, spans=()):
     """Yields the rows of the table: a name, then a cell a curve, empty where it has no such thing.
 
     spans: predicted frames (first, last) whose means have rows, too.

@@ -84,3 +84,16 @@ def refusal(monkeypatch, capsys):
         return error
 
     return run
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    """Says which tests did not run: those that are slow, and those that lack something."""
+    deselected = terminalreporter.stats.get("deselected", [])
+    left_out = sorted({item.nodeid.split("::")[0] for item in deselected
+                       if item.get_closest_marker("slow")})
+    if left_out:
+        terminalreporter.write_line(
+            f"Left out, since they are slow (make test-all runs them): some of {', '.join(left_out)}")
+    for report in terminalreporter.stats.get("skipped", []):
+        terminalreporter.write_line(f"Left out: {report.nodeid}: {report.longrepr[2]}")

@@ -244,6 +244,18 @@ def test_the_best_sample_is_by_the_mean_over_time_and_the_lowest_lpips():
     assert metrics.METRICS["lpips"].best_sample(values).tolist() == [2, 0]
 
 
+def test_the_samples_that_are_kept_are_two_and_the_best_by_each_metric():
+    scores = {"psnr": np.array([[1, 2.0], [9, 0], [2, 2]]), "ssim": np.array([[3, 0.0], [0, 1], [1, 4]]),
+              "ssim_range2": np.array([[3, 0.0], [0, 1], [1, 4]])}
+    scored = [metrics.METRICS[name] for name in scores]
+    kept, labels = metrics.kept_samples(scored, scores)
+    assert kept == {
+        "random_sample_1": 0, "random_sample_2": 1, "best_ssim_sample": 2, "best_psnr_sample": 1}
+    assert labels == {0: "sample 1", 1: "sample 2: best PSNR", 2: "sample 3: best SSIM"}
+    kept, labels = metrics.kept_samples(scored[:1], {"psnr": np.ones([1, 5])})
+    assert kept == {"random_sample_1": 0} and labels == {0: "sample 1"}
+
+
 def test_published_psnr_of_colour_is_the_mean_over_channels_in_dB():
     truth, prediction = noise(1, 1, 2, 16, 16, 3), 2 * noise(1, 2, 2, 16, 16, 3) - 0.5
     prediction[..., 2] = truth[..., 2] + 0.001  # one good channel

@@ -294,19 +294,18 @@ def check_actions(found):
 
 def _estimate_frames(paths, form, sample=5):
     """About how many frames the files give: of each kind, by some of them and the sizes of all."""
-    kinds, total = {}, 0
-    for path in paths:
-        kind = None if os.path.isdir(path) else os.path.splitext(path)[1].lower()
-        kinds.setdefault(kind, []).append(path)
-    for kind, members in kinds.items():
-        if kind is None:
-            total += sum(len(videos.list_images(path)) for path in members)
-            continue
-        sizes = [os.path.getsize(path) if os.path.isfile(path) else 0 for path in members]
-        some = range(0, len(members), -(-len(members) // sample))
-        frames = sum(videos.count_frames(members[index], form) for index in some if sizes[index])
-        total += frames * sum(sizes) // max(1, sum(sizes[index] for index in some))
-    return total
+    images = sum(len(videos.list_images(path)) for path in paths if os.path.isdir(path))
+    sizes = {}  # By kind, of every file.
+    for path in filter(os.path.isfile, paths):
+        sizes.setdefault(os.path.splitext(path)[1].lower(), {})[path] = os.path.getsize(path)
+    some = {path: kind for kind, files in sizes.items()
+            for path in [*files][:: -(-len(files) // sample)]}
+    frames, seen = collections.Counter(), collections.Counter()
+    for path, count in videos.in_parallel(lambda path: videos.estimate_frames(path, form), some):
+        frames[some[path]] += count
+        seen[some[path]] += sizes[some[path]][path]
+    return images + sum(frames[kind] * sum(files.values()) // max(1, seen[kind])
+                        for kind, files in sizes.items())
 
 
 def describe(header):

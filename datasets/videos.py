@@ -135,27 +135,31 @@ def _read(path, form, file, scratch, threads):
     return [_decode(path, magic, form, file, beside, threads)]
 
 
-def count_frames(path, form):
-    """About how many frames a file gives; 0 where it cannot be read: who reads it will say why."""
+def estimate_frames(path, form):
+    """About how many frames a file gives, by its header; 0 where who reads it will say why."""
     try:
         with open(path, "rb") as file:
             magic = file.read(16)
         if magic.startswith(ARRAY_MAGIC):
             with _arrays(path, magic, None) as arrays:
-                return sum(int(np.prod(array.shape[:-3 if array.shape[-1] in (1, 3, 4) else -2]))
+                return sum(math.prod(array.shape[: -3 if array.shape[-1] in (1, 3, 4) else -2])
                            for array in arrays.values() if len(array.shape) >= 3)
-        said = subprocess.run(
-            [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-protocol_whitelist", "file,pipe",
-             "-i", f"file:{path}", "-map", "0:V:0", "-c", "copy", "-f", "null", "-"],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL).stderr.decode(errors="replace")
+        header = [*_ffmpeg(), "-i", f"file:{path}"]
+        said = _said(header)
+        rate = form.fps or float((re.findall(r"Video: .* ([\d.]+) fps", said) or [0])[0])
+        length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", said)
+        if rate and length:
+            hours, minutes, seconds = map(float, length.groups())
+            return round((3600 * hours + 60 * minutes + seconds) * rate)
+        said = _said([*header, "-map", "0:V:0", "-c", "copy", "-f", "null", "-"])
+        return int((re.findall(r"frame= *(\d+)", said) or [0])[-1])
     except (subprocess.TimeoutExpired, *UNREADABLE):
         return 0
-    frames = int((re.findall(r"frame= *(\d+)", said) or [0])[-1])
-    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", said)
-    if form.fps is None or not length:
-        return frames
-    hours, minutes, seconds = map(float, length.groups())
-    return round((3600 * hours + 60 * minutes + seconds) * form.fps)
+
+
+def _said(command):
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=STALL,
+                          stderr=subprocess.PIPE, text=True, errors="replace").stderr
 
 
 def in_parallel(function, items):
@@ -473,15 +477,19 @@ def _decode(path, magic, form, file, beside, threads):
     return Video("", length, height, width, fps, actions, refused)
 
 
+def _ffmpeg():
+    """The beginning of its command: it opens local files alone."""
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-protocol_whitelist", "file,pipe"]
+
+
 def _run_ffmpeg(path, filters, file, threads):
     """Appends the raw frames of a video to a file; returns what ffmpeg said. Raises Broken."""
     # -xerror: a packet that is cut or does not decode ends it, whatever else it complains of.
     # setpts: for equal time stamps would end it too. A pipe: it does not outlive this process.
     command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", "-v", "level+info", "-xerror",
-        "-protocol_whitelist", "file,pipe", "-threads", str(threads), "-i", f"file:{path}",
-        "-map", "0:V:0", "-vf", ",".join([*filters, "setpts=N/TB"]), "-fps_mode", "passthrough",
-        "-flush_packets", "1", "-f", "rawvideo", "-"]
+        *_ffmpeg(), "-nostats", "-v", "level+info", "-xerror", "-threads", str(threads),
+        "-i", f"file:{path}", "-map", "0:V:0", "-vf", ",".join([*filters, "setpts=N/TB"]),
+        "-fps_mode", "passthrough", "-flush_packets", "1", "-f", "rawvideo", "-"]
     with (tempfile.TemporaryFile() as log,
           subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                            bufsize=0) as ffmpeg):

@@ -47,22 +47,28 @@ def main():
         command = commands.add_parser(name, help=text)
         command.add_argument("--json", metavar="FILE", help="write the results there too")
         if name == "data":
-            command.add_argument("--videos", type=int, default=40, help="of 500 frames (default: 40)")
-            command.add_argument("--seconds", type=float, default=10, help="a measurement (default: 10)")
-            command.add_argument("--batch-size", type=int, default=50, help="clips (default: 50)")
+            command.add_argument("--videos", type=tools.whole_number("videos", 2), default=40,
+                                 help="of 500 frames (default: 40)")
+            command.add_argument("--seconds", type=tools.whole_number("seconds", 1), default=10,
+                                 help="a measurement (default: 10)")
+            command.add_argument("--batch-size", type=tools.whole_number("batch_size", 1), default=50,
+                                 help="clips (default: 50)")
             command.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
             command.add_argument("--root", help=argparse.SUPPRESS)
             continue
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
-        command.add_argument("--runs", type=int, default=7, help="timed runs of each (default: 7)")
+        command.add_argument("--runs", type=tools.whole_number("runs", 1), default=7,
+                             help="timed runs of each (default: 7)")
         command.add_argument("--precision", help="float32 or bfloat16 (default: the config's)")
         command.add_argument("--jit", help="auto, true or false (default: the config's)")
         if name == "eval":
-            command.add_argument("--samples", type=int, nargs="+", default=[1, 10, 100], metavar="N",
+            command.add_argument("--samples", type=tools.whole_number("samples", 1), nargs="+",
+                                 default=[1, 10, 100], metavar="N",
                                  help="predictions of the video (default: 1 10 100)")
         command.add_argument("--plain", action="store_true", help="time the plain form too")
         if name == "train":
-            command.add_argument("--batch-size", type=int, help="clips (default: the config's)")
+            command.add_argument("--batch-size", type=tools.whole_number("batch_size", 1),
+                                 help="clips (default: the config's)")
             command.add_argument("--remat", action="store_true", help="as the config's key")
             command.add_argument("--only", choices=["step"], help="time the whole step alone")
             command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
@@ -72,8 +78,11 @@ def main():
     benchmarks = {"train": bench_train, "eval": bench_eval, "data": bench_data}
     results = benchmarks[flags.command](flags)
     if flags.json:
-        with tools.write_atomically(flags.json) as file:
-            json.dump({"machine": machine(), "command": sys.argv[1:], **results}, file, indent=1)
+        try:
+            with tools.write_atomically(flags.json) as file:
+                json.dump({"machine": machine(), "command": sys.argv[1:], **results}, file, indent=1)
+        except OSError as error:
+            raise tools.cannot_write("json", flags.json, error) from None
 
 
 def machine():

@@ -180,7 +180,7 @@ def read_evaluation(path):
             context = int(file["open_loop_ctx"])
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a whole evaluation: {error}") from None
     for name, values in scores.items():
         if values.ndim != 3 or not values.size:

@@ -625,7 +625,7 @@ def write_atomically(path, mode="w"):
                 yield file
             os.replace(part, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.remove(part)
         raise
 

@@ -41,9 +41,10 @@ def run(strategy, settings, optimizer_name, video, steps=2):
 
 def main():
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
     video = np.random.default_rng(0).integers(0, 256, [4, 6, 64, 64, 1], dtype=np.uint8)
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    mirrored = distribution.choose_strategy(4, ["CPU:0", "CPU:1", "CPU:2"])
+    assert mirrored.num_replicas_in_sync == 2
     coupled = dict(clip_grad_norm_by=None, kl_grad_post_perc=0.8, free_nats=0.5)
     for optimizer, settings, jit in [
             ("adam", dict(clip_grad_norm_by=1.0), False), ("sgd", coupled, True),

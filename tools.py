@@ -555,16 +555,13 @@ def whole_number(name, least):
 def evaluated_config(config, flags):
     """The config of a run, as the flags of its evaluation change it.
 
-    Raises UserError where the context or the levels that observe do not fit the model, or there is
-    nothing at the data_root that a flag names.
+    Raises UserError where the context or the levels that observe do not fit the model.
     """
     context = getattr(flags, "open_loop_ctx", None) or config.open_loop_ctx
     seq_len = getattr(flags, "seq_len", None) or config.eval_seq_len
     use_obs = getattr(flags, "use_obs", None) or config.use_obs
     use_obs = {"true": True, "false": False}.get(use_obs, use_obs)
     check_open_loop(context, seq_len, config.strides[-1])
-    if flags.data_root and not os.path.exists(os.path.expanduser(flags.data_root)):
-        raise UserError(f"data_root: there is nothing at {flags.data_root}")
     return config.replace(open_loop_ctx=context, eval_seq_len=seq_len, use_obs=use_obs,
                           data_root=flags.data_root or config.data_root)
 

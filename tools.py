@@ -535,7 +535,7 @@ def add_evaluation_flags(parser, *names, **helps):
 def existing(name, path):
     """The path that a flag gives, which must be there: nothing is to be made in its place."""
     if not os.path.exists(os.path.expanduser(path)):
-        raise UserError(f"{name}: there is no {show(path)}")
+        raise UserError(f"{name}: there is nothing at {path}")
     return path
 
 

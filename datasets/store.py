@@ -18,12 +18,10 @@ import shutil
 import sys
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from tools import UserError, write_atomically
+from tools import DISK_FULL, UserError, machine_errno, write_atomically
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # Errors of a full disk, or of a limit on files.
 FORMATS = (1, 2)  # Of the files, oldest first. Format 1 had a file of rows for each split.
 
 
@@ -292,16 +290,18 @@ def _flush(file):
 
 @contextlib.contextmanager
 def writing(config, path):
-    """Makes the folder of a path; in the context, what hinders writing is a UserError."""
+    """Makes the folder of a path; in the context, what hinders writing is a UserError.
+
+    A full disk, which no other data_root need mend, stays an OSError and names data_root.
+    """
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         yield
     except Exception as error:
+        if machine_errno(error) in DISK_FULL:
+            raise OSError(machine_errno(error), "disk full", config.data_root) from None
         reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
         number = getattr(reason, "errno", None)
-        if number in FULL or isinstance(reason, tf.errors.ResourceExhaustedError):
-            raise UserError(f"data_root: the disk of {config.data_root} is full; free some space and "
-                            "start again") from None
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
                       errno.ENAMETOOLONG, errno.ENOENT):
             raise UserError(f"data_root: {config.dataset} is not prepared in {config.data_root!r}, and "

@@ -143,10 +143,3 @@ def test_paths_of_any_kind_hold_data_runs_and_configs(path, workplace, tmp_path,
 def test_a_path_that_cannot_be_is_one_line(flags, says, refusal, workplace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert says in refusal(train.main, "--config", workplace / "tiny.yml", *flags)
-
-
-def test_a_data_root_that_is_not_there_is_not_made(refusal, run_dir, tmp_path):
-    missing = tmp_path / "missing"
-    assert "data_root: there is no" in refusal(
-        evaluation.main, "--model-dir", run_dir, "--data-root", missing)
-    assert not missing.exists()

@@ -60,7 +60,9 @@ def _prepare_tfds(config):
     name, _, builder_config, version, factors = BUILDERS[config.dataset]
     records = os.path.join(config.data_root, name, builder_config or "", version)
     size = "" if config.image_size == videos.Form().size else f"_{config.image_size}"
-    paths = {"video": f"{records}.frames{size}", **{factor: f"{records}.{factor}" for factor in factors}}
+    paths = {"video": f"{records}.frames{size}"}
+    if not size:  # Positions are in pixels of the frames as they were made.
+        paths |= {factor: f"{records}.{factor}" for factor in factors}
     if config.actions:
         paths["actions"] = f"{records}.actions"
     build = {"video": _frames_of_records, "actions": _actions_of_records}

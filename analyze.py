@@ -408,8 +408,8 @@ def information_table(values, data, config):
     return (f"{markdown(lines)}\n"
             f"Means over {len(values['kl'])} examples of {data.seq_len} frames; in brackets the 95% "
             f"bootstrap interval over the examples. Level 0 is at the bottom; the levels tick every "
-            f"{', '.join(map(str, config.strides))} frames. Entropies are differential: those of "
-            f"continuous states, which may be negative.\n")
+            f"{', '.join(map(str, config.strides))} frames. Entropies of continuous states are "
+            f"differential, and may be negative.\n")
 
 
 def save_information(stem, values, skips, strides):

@@ -277,6 +277,8 @@ def label_by_difference(curves):
     labels = [", ".join(f"{key} {spelled(curve.settings[key])}" for key in differing)
               for curve in curves]
     if len(set(labels)) < len(labels) or not differing and len(curves) == 1:
+        labels = [os.path.basename(os.path.abspath(curve.path)) for curve in curves]
+    if len(set(labels)) < len(labels):
         labels = [os.path.normpath(curve.path) for curve in curves]
     return [label + (f" ({len(curve.results)} seeds)" if len(curve.results) > 1 else "")
             for label, curve in zip(labels, curves, strict=True)]

@@ -1,6 +1,7 @@
 """The analyses: long dreams, what each level stores, how the information is spread."""
 
 import csv
+import dataclasses
 import io
 import json
 import types
@@ -15,6 +16,7 @@ import analyze
 import cells
 import cwvae
 import data_loader
+import metrics
 import runs
 import tools
 from datasets import store
@@ -150,12 +152,15 @@ def test_every_set_of_top_levels_is_hidden_and_every_level_is_reset():
     assert of(True) == ["full", "hidden_F", "reset_level_0"]
 
 
-def test_ablation_of_levels_is_a_figure_and_a_table(run_analyze, loaded):
+def test_ablation_of_levels_is_a_figure_and_a_table(run_analyze, loaded, monkeypatch):
+    monkeypatch.setitem(metrics.METRICS, "toy", dataclasses.replace(
+        metrics.METRICS["psnr"], name="toy", label="Toy", better="lower"))
     config, model = loaded
     out = run_analyze("levels", "--num-examples", 3, "--num-samples", 2)
     arrays = np.load(out / "metrics.npz")
     keys = ["full", "hidden_TF", "hidden_FF", "reset_level_0", "reset_level_1"]
-    assert set(arrays.files) == {"open_loop_ctx"} | {f"{m}__{k}" for m in ("psnr", "ssim") for k in keys}
+    assert set(arrays.files) == {"open_loop_ctx"} | {
+        f"{metric}__{key}" for metric in ("psnr", "ssim", "toy") for key in keys}
     predictor = Predictor(config, model, 2, seed=0)
     data = data_loader.Sequences(config, 10)
     np.testing.assert_allclose(
@@ -168,10 +173,12 @@ def test_ablation_of_levels_is_a_figure_and_a_table(run_analyze, loaded):
     for row in summary(out)["interventions"]:
         lost = arrays["psnr__full"] - arrays[f"psnr__{row['intervention']}"]
         assert row["psnr_drop"]["mean"] == pytest.approx(lost.mean())
+        assert row["toy_drop"]["mean"] == pytest.approx(-row["psnr_drop"]["mean"])
         assert row["psnr_drop_first_2"]["mean"] == pytest.approx(lost[:, :2].mean())
         low, high = row["psnr_drop"]["confidence_95"]
         assert low <= lost.mean() <= high
     assert len(table(out / "levels.md")) == 2 + 4
+    assert "Toy rise (dB), first 2 frames" in (out / "levels.md").read_text()
     assert iio.imread(out / "levels.png").ndim == 3 and (out / "levels.pdf").exists()
 
 

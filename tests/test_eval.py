@@ -1,6 +1,8 @@
 """Evaluation end to end: what it leaves behind, that its numbers are those of its pictures."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -13,7 +15,6 @@ import tensorflow as tf
 from conftest import finish, script
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import analyze
 import cwvae
 import data_loader
 import eval as evaluation
@@ -156,6 +157,12 @@ def test_batches_are_even():
     assert list(even_batches(2, 0)) == [(0, 1), (1, 1)]  # more samples than fit a batch
 
 
+TOY = metrics.Metric(
+    "mae", "Error", "grey levels", "mean absolute error", better="lower",
+    function=lambda truth, prediction, factors: 255 * tf.reduce_mean(
+        tf.abs(truth - prediction), [-3, -2, -1]))
+
+
 def stub_lpips(truth, prediction, factors=None):
     """Stands in for LPIPS, whose package and weights the tests do without."""
     return np.abs(truth / 255 - prediction / 255).mean((-3, -2, -1)).astype(np.float32)
@@ -171,20 +178,37 @@ class MeanColour(tf.Module):
 
 
 @pytest.fixture(scope="module")
-def perceptual_dir(run_dir, tmp_path_factory):
-    """An evaluation with LPIPS and FVD."""
-    folder = tmp_path_factory.mktemp("perceptual")
+def every_metric(run_dir, tmp_path_factory):
+    """An evaluation with all that there is: LPIPS, FVD, factors, and the toy metric of the tests.
+
+    Returns its directory, and what was printed, plot.py's table included.
+    """
+    folder = tmp_path_factory.mktemp("every_metric")
     model = MeanColour()
     tf.saved_model.save(model, str(folder / "i3d"), signatures=model.__call__)
-    flags = ["--num-examples", "3", "--num-samples", "3", "--lpips", "--fvd-model",
-             str(folder / "i3d"), "--no-save-grid", "--out", str(folder / "out")]
-    with pytest.MonkeyPatch.context() as patch:
+    shutil.copytree(run_dir / "model", folder / "run" / "model")
+    config = tools.load_config(run_dir / "config.yml")
+    config = config.replace(dataset="moving_digit_demo", data_root=str(folder))
+    config.save(folder / "run" / "config.yml")
+    out, printed = folder / "out", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setitem(moving_digit.MovingDigit.SIZES, "one_demo", (1, (1, 12), (1, 12), (3, 12)))
         patch.setitem(metrics.METRICS, "lpips", dataclasses.replace(
             metrics.METRICS["lpips"], function=lambda network: stub_lpips))
-        patch.setattr("sys.argv", ["eval.py", "--model-dir", str(run_dir), *flags])
+        patch.setitem(metrics.METRICS, "mae", TOY)
+        patch.setattr("sys.argv", [
+            "eval.py", "--model-dir", str(folder / "run"), "--num-samples", "3", "--lpips",
+            "--fvd-model", str(folder / "i3d"), "--no-save-grid", "--out", str(out)])
         with pytest.warns(UserWarning, match="FVD of 3 videos is biased"):
             evaluation.main()
-    return folder / "out"
+        patch.setattr("sys.argv", ["plot.py", str(out), "--out", str(folder / "plot.png")])
+        plot.main()
+    return out, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def perceptual_dir(every_metric):
+    return every_metric[0]
 
 
 def test_lpips_is_of_the_saved_frames_and_its_best_is_the_lowest(perceptual_dir):
@@ -246,52 +270,34 @@ def test_each_metric_stands_beside_the_trivial_predictors(eval_dir):
         assert found == better.tolist()
 
 
-def test_a_toy_metric_of_one_entry_is_everywhere(run_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(metrics.METRICS, "mae", metrics.Metric(
-        "mae", "Error", "grey levels", "mean absolute error", better="lower", function=lambda truth,
-        prediction, factors: 255 * tf.reduce_mean(tf.abs(truth - prediction), [-3, -2, -1])))
-    out = tmp_path / "eval_toy"
-    monkeypatch.setattr("sys.argv", ["eval.py", "--model-dir", str(run_dir), "--num-examples", "2",
-                                     "--num-samples", "2", "--no-save-grid", "--out", str(out)])
-    evaluation.main()
-    assert "Error (grey levels) ↓" in capsys.readouterr().out
+def test_a_toy_metric_of_one_entry_is_everywhere(every_metric):
+    out, printed = every_metric
     arrays = np.load(out / "metrics.npz")
-    assert arrays["mae"].shape == (2, 2, 6) and arrays["mae_convention"] == "mean absolute error"
+    assert arrays["mae"].shape == (3, 3, 6) and arrays["mae_convention"] == TOY.convention
     best = arrays["mae"].mean(2).argmin(1)
-    for i in range(2):  # the best sample is the one with the least error, as far as 8 bits go
+    for i in range(3):  # the best sample is the one with the least error, as far as 8 bits go
         truth = np.load(out / f"sample{i}_gt" / "gt_pred.npz")["arr_0"].astype(float)
         frames = np.load(out / f"sample{i}" / "best_mae_sample.npz")["arr_0"]
         np.testing.assert_allclose(
             arrays["mae"][i, best[i]], np.abs(truth - frames).mean((1, 2, 3)), atol=0.5)
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["metrics"]["mae_best_of_2"]["mean"] <= summary["metrics"]["mae_mean_of_2"]["mean"]
+    assert summary["metrics"]["mae_best_of_3"]["mean"] <= summary["metrics"]["mae_mean_of_3"]["mean"]
     assert {"mae_reconstruction", "mae_black"} < set(summary["metrics"])
     assert "mae" in summary["better_than_trivial"]
     assert {"mae_range.png", "mae_mean.npz", "mae_stddev.npz"} < {path.name for path in out.iterdir()}
-    monkeypatch.setattr("sys.argv", ["plot.py", str(out), "--out", str(tmp_path / "toy.png")])
-    plot.main()
-    assert "| Error (grey levels) ↓, best of 2 " in (tmp_path / "toy.md").read_text()
-    monkeypatch.setattr("sys.argv", ["analyze.py", "levels", "--model-dir", str(run_dir),
-                                     "--num-examples", "2", "--out", str(tmp_path / "levels")])
-    analyze.main()
-    assert "Error rise (grey levels), all frames" in (tmp_path / "levels" / "levels.md").read_text()
+    page = (out / "report.html").read_text()
+    assert "Error (grey levels) ↓" in page and "worst Error first" in page
+    table, comparison = printed.split("Numbers and pictures")
+    assert "Error (grey levels) ↓" in table and "| Error (grey levels) ↓, best of 3 " in comparison
 
 
-def test_data_with_factors_is_read_for_identity_and_position(run_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(moving_digit.MovingDigit.SIZES, "one_demo", (1, (1, 12), (1, 12), (2, 12)))
-    run, out = tmp_path / "run", tmp_path / "out"
-    shutil.copytree(run_dir / "model", run / "model")
-    config = tools.load_config(run_dir / "config.yml")
-    config.replace(dataset="moving_digit_demo", data_root=str(tmp_path)).save(run / "config.yml")
-    monkeypatch.setattr("sys.argv", ["eval.py", "--model-dir", str(run), "--num-samples", "2",
-                                     "--no-save-grid", "--out", str(out)])
-    evaluation.main()
-    printed = capsys.readouterr().out
-    assert "Identity ↑" in printed and "Position error (pixels) ↓" in printed
+def test_data_with_factors_is_read_for_identity_and_position(every_metric):
+    out, printed = every_metric
+    assert "Identity ↑" in printed and "| Position error (pixels) ↓, black " in printed
     arrays = np.load(out / "metrics.npz")
-    truth = [moving_digit.video("test", index, 10) for index in range(2)]
+    truth = [moving_digit.video("test", index, 10) for index in range(3)]
     position = np.stack([video["position"] for video in truth])[:, 4:]
-    assert arrays["identity"].shape == arrays["position_error"].shape == (2, 2, 6)
+    assert arrays["identity"].shape == arrays["position_error"].shape == (3, 3, 6)
     # The last frame held shows the right digit, where it was last.
     np.testing.assert_array_equal(arrays["identity_last_frame"], 1)
     last = np.stack([video["position"][3:4] for video in truth])
@@ -301,12 +307,9 @@ def test_data_with_factors_is_read_for_identity_and_position(run_dir, tmp_path, 
     np.testing.assert_allclose(
         arrays["position_error_black"], metrics.random_distance(position)[..., 0], rtol=1e-5)
     summary = json.loads((out / "summary.json").read_text())
-    assert {"identity_mean_of_2", "position_error_best_of_2"} < set(summary["metrics"])
+    assert {"identity_mean_of_3", "position_error_best_of_3"} < set(summary["metrics"])
     assert {"identity_range.png", "position_error_mean.npz"} < {path.name for path in out.iterdir()}
     assert (out / "sample1" / "best_identity_sample.npz").exists()
-    monkeypatch.setattr("sys.argv", ["plot.py", str(out), "--out", str(tmp_path / "a.png")])
-    plot.main()
-    assert "| Position error (pixels) ↓, black " in (tmp_path / "a.md").read_text()
 
 
 @pytest.mark.parametrize("where", [".", "model", "model_20"])

@@ -1,3 +1,4 @@
+import re
 import sys
 import types
 import urllib.error
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
+from conftest import ROOT
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import metrics
@@ -208,6 +210,15 @@ def test_the_true_digits_are_read_in_true_frames_in_whatever_order(count):
         assert identity.mean() >= 0.97 and error.mean() < 1
 
 
+@pytest.mark.parametrize("size", [32, 128])
+def test_digits_are_read_whatever_the_image_size(size):
+    truth, factors = batch_of_digits(1)
+    resized = tf.image.resize(truth.reshape(-1, 64, 64, 1), [size, size], "area")
+    frames = np.rint(resized.numpy()).astype(np.uint8).reshape(10, 1, 6, size, size, 1)
+    identity, error = digit_scores(frames, factors)
+    assert identity.mean() >= 0.97 and error.mean() < 1
+
+
 def test_of_shuffled_labels_identity_is_chance_and_the_position_stays_right():
     truth, factors = batch_of_digits(1, videos=20)
     shuffled = factors | {"label": np.random.default_rng(0).permutation(factors["label"])}
@@ -265,6 +276,12 @@ def test_published_psnr_of_colour_is_the_mean_over_channels_in_dB():
     np.testing.assert_allclose(got, want, rtol=1e-5)
     # So many dB away from what all channels together give.
     assert np.abs(want - metrics.psnr(truth, prediction)).min() > 5
+
+
+def test_the_readme_names_the_convention_of_every_metric():
+    text = (ROOT / "README.md").read_text()
+    for name in metrics.METRICS:
+        assert re.search(rf"^\|.*`{name}`.*\|$", text, re.MULTILINE), name
 
 
 def test_metrics_that_lack_what_they_need_are_left_out(fake_lpips):

@@ -225,7 +225,9 @@ def test_trivial_predictors_have_rows_in_the_table_and_one_line(
 
 def test_results_that_differ_in_nothing_are_labelled_by_their_paths(make_run):
     runs = [make_run("a"), make_run("b")]
-    assert plot.label_by_difference(curves_of(*runs)) == [str(run) for run in runs]
+    assert plot.label_by_difference(curves_of(*runs)) == ["a", "b"]
+    evaluations = [run / "eval_2026_01_02_03_04_05" for run in runs]
+    assert plot.label_by_difference(curves_of(*evaluations)) == list(map(str, evaluations))
 
 
 def test_two_evaluations_of_a_run_are_labelled_by_how_they_were_made(make_run, tmp_path):

@@ -30,9 +30,9 @@ def script(name, *flags, **popen):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen)
 
 
-def finish(process, code=0):
+def finish(process, code=0, timeout=600):
     """Waits for a script. Returns what it printed."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=timeout)
     assert process.returncode == code, output
     return output
 

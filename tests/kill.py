@@ -118,6 +118,8 @@ PHASES = {
     "saving": ("train.py", "logs/*/*/model*/*", 0.02),
     "evaluation": ("eval.py", "out.part/*", 2),
 }
+ROUND = ("preparation", "training", "saving", "evaluation", "start", *["preparation"] * 4,
+         "training", "saving", "evaluation", "saving", "evaluation")
 
 
 def kill_in(place, phase, rng):
@@ -158,9 +160,8 @@ def main():
         while kills.total() < flags.kills:
             round_number += 1
             place = Place(folder / f"killed_{round_number}")
-            phases = ["start", *["preparation"] * 3, *["training", "saving"] * 2, "evaluation",
-                      "evaluation"]
-            for phase in phases[:flags.kills - kills.total()]:
+            phases = ROUND[:flags.kills - kills.total()]
+            for phase in sorted(phases, key=lambda phase: phase == "evaluation"):
                 if phase == "evaluation" and not (place.run / "model_12" / "checkpoint").exists():
                     place.finish("train.py")
                 kills[phase] += kill_in(place, phase, rng)

@@ -25,7 +25,9 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 import pictures
 import release
 import tools
+from cwvae import CWVAE
 from tools import Config, UserError, cannot_write, save_json, write_atomically, writing
+from video_model import VideoModel
 
 
 class Damaged(UserError):
@@ -243,6 +245,27 @@ def find_checkpoint(model_dir):
     return run_dir, prefixes[0]
 
 
+def load(model_dir):
+    """A trained model for NumPy videos, a VideoModel, from what find_checkpoint finds.
+
+    Raises UserError as find_checkpoint and restore do.
+    """
+    run_dir, prefix = find_checkpoint(model_dir)
+    config = load_config(os.path.join(run_dir, "config.yml"))
+    model = CWVAE(config, _action_size(config, prefix))
+    restore_model(model_dir, model)
+    return VideoModel(config, model)
+
+
+def _action_size(config, prefix):
+    """The width of the actions that a checkpoint's model takes: they add so many parameters each."""
+    if not config.actions:
+        return 0
+    none, one = (CWVAE(config, size).count_params() for size in (0, 1))
+    saved = sum(math.prod(shape) for shape in _saved_variables(prefix, "model"))
+    return (saved - none) // (one - none)
+
+
 def restore_model(model_dir, model):
     """Restores a model from what find_checkpoint finds. Returns the prefix.
 
@@ -295,7 +318,7 @@ def restore(prefix, **objects):
             if "step" in objects:
                 objects["step"].assign(step)
             return
-        saved = _count_saved(prefix, "model")
+        saved = len(_saved_variables(prefix, "model"))
         expected = len(objects["model"].trainable_variables)
         if saved != expected:
             raise UserError(f"{other}: {saved} variables, not {expected}")
@@ -307,10 +330,11 @@ def restore(prefix, **objects):
         raise Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
 
 
-def _count_saved(prefix, name):
-    """How many variables a checkpoint holds of the object that was saved under a name."""
+def _saved_variables(prefix, name):
+    """The shapes of the variables that a checkpoint holds of the object that was saved under a name."""
+    reader = tf.train.load_checkpoint(prefix)
     graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-        tf.train.load_checkpoint(prefix).get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
+        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     ahead = [child.node_id for child in graph.nodes[0].children if child.local_name == name]
     seen = set()
     while ahead:
@@ -318,7 +342,9 @@ def _count_saved(prefix, name):
         if node not in seen:
             seen.add(node)
             ahead += [child.node_id for child in graph.nodes[node].children]
-    return sum(len(graph.nodes[node].attributes) for node in seen)
+    shapes = reader.get_variable_to_shape_map()
+    return [shapes[attribute.checkpoint_key] for node in seen
+            for attribute in graph.nodes[node].attributes]
 
 
 class Checkpoints:

@@ -7,6 +7,7 @@ optimizer, and the evaluation, bit for bit, and nothing half-written beside them
 
 import argparse
 import collections
+import contextlib
 import os
 import pathlib
 import random
@@ -74,7 +75,11 @@ class Place:
             raise SystemExit(f"{script} ended with {process.returncode}: see {self.folder}/{script}.log")
 
     def entries(self, pattern):
-        return {(path.name, path.stat().st_mtime_ns) for path in self.folder.glob(pattern)}
+        found = set()
+        for path in self.folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):  # Renamed, or removed, since.
+                found.add((path.name, path.stat().st_mtime_ns))
+        return found
 
     def result(self):
         """What must be the same, however often the processes were killed."""

@@ -1,0 +1,168 @@
+"""A trained model for NumPy videos: predict, reconstruct, encode_states, surprise. See runs.load."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+import tools
+from cells import fold_in
+from cwvae import last_state, state_vector
+from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos, to_uint8
+
+OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
+
+
+class VideoModel:
+    """A CWVAE with its weights, for NumPy videos.
+
+    A video is [T, S, S, C], or several [B, T, S, S, C], S and C as the config has them; uint8, or float
+    in [0, 1]. What comes back is of the same kind, and has the axis B where the video has it. Of a
+    model that takes them, `actions` is [T, A] or [B, T, A]. The same seed gives the same result.
+    Whatever is given otherwise is a ValueError that says what is expected.
+
+    config: a tools.Config. model: a cwvae.CWVAE.
+    """
+
+    def __init__(self, config, model):
+        self.config, self.model = config, model
+        compiled = dict(jit_compile=tools.use_xla(config))
+        self._rollout = tf.function(model.rollout, **compiled)
+        self._decode = tf.function(model.decoder, **compiled)
+        self._surprise = tf.function(self._nats_of_frames, **compiled)
+
+    def predict(self, video, frames, samples=1, seed=0, actions=None):
+        """Continues a video open-loop: [samples, frames, S, S, C], or [B, samples, frames, S, S, C].
+
+        All of the video is observed; its length is a multiple of the top level's frames per tick.
+        actions: of the video and of the frames to come, [T + frames, A].
+        """
+        videos, single = self._videos(video)
+        context, stride = videos.shape[1], self.config.strides[-1]
+        if context % stride:
+            near = max(stride, round(context / stride) * stride)
+            raise ValueError(f"video has {context} frames; predict observes a multiple of {stride}, the "
+                             f"frames to one tick of the top level; nearest: {near}")
+        for name, value in [("frames", frames), ("samples", samples)]:
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a whole number from 1 on")
+        batch = {"video": to_float(videos), **self._actions(actions, videos, context + frames, single)}
+        predictor = self._predictor(context, frames, samples, seed)
+        states = predictor.ahead(predictor.observe(batch, 0).states, batch, 0)
+        return self._like(video, self._decode_in_pieces(states), single)
+
+    def reconstruct(self, video, actions=None, seed=None):
+        """What the posterior makes of a video, of its shape. seed: of samples; None takes the modes."""
+        videos, single = self._videos(video)
+        states = [state_vector(rollout.levels[0])
+                  for rollout in self._rollouts(videos, actions, seed, single)]
+        return self._like(video, self._decode_in_pieces(tf.concat(states, 1)), single)
+
+    def encode_states(self, video, actions=None, seed=None):
+        """The posterior's states of a video, as features: a list of float32 [N_l, Z + H] per level.
+
+        Level l ticks once every strides[l] frames. seed: of samples; None takes the modes.
+        """
+        videos, single = self._videos(video)
+        pieces = [[state_vector(level) for level in rollout.levels]
+                  for rollout in self._rollouts(videos, actions, seed, single)]
+        levels = [np.concatenate(level, 1) for level in zip(*pieces, strict=True)]
+        return [level[0] for level in levels] if single else levels
+
+    def surprise(self, video, actions=None, seed=0):
+        """Nats of every frame, float32 [T]: its negative log-likelihood, and the levels' KL.
+
+        The KL of a tick is spread evenly over the frames that it covers, so that the mean over frames is
+        the negative evidence lower bound that training logs as total_loss, without beta and free nats.
+        """
+        videos, single = self._videos(video)
+        nats = np.concatenate([self._surprise(rollout) for rollout in self._rollouts(
+            videos, actions, seed, single)], 1)
+        return nats[0] if single else nats
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _rollouts(self, videos, actions, seed, single):
+        """Yields Rollouts of pieces of the videos, one after the other."""
+        actions = self._actions(actions, videos, videos.shape[1], single).get("actions")
+        stride, states = self.config.strides[-1], None
+        chunk = -(-OBSERVED_AT_ONCE // stride) * stride
+        seeds = [fold_in([seed or 0, 0], number) for number in range(len(videos))]
+        states = self.model.initial_states(len(videos))
+        for start in range(0, videos.shape[1], chunk):
+            piece = to_float(videos[:, start:start + chunk])
+            noise = noise_of_videos(self.model, seeds, start, 1, piece.shape[1])
+            if seed is None:
+                noise = [tf.zeros_like(level) for level in noise]
+            rollout = self._rollout(
+                piece, noise, states, None if actions is None else actions[:, start:start + chunk])
+            states = [last_state(level) for level in rollout.levels]
+            yield rollout
+
+    def _nats_of_frames(self, rollout):
+        """[B, T] nats of a Rollout."""
+        frames = rollout.video.shape[1]
+        nats = -self.model.decoder.log_prob(state_vector(rollout.levels[0]), rollout.video)
+        for level, stride in zip(rollout.levels, self.config.strides, strict=True):
+            kl = level.posterior.kl(level.prior)  # [B, N_l]
+            covered = [min(stride, frames - start) for start in range(0, frames, stride)]
+            nats += tf.repeat(kl / tf.constant(covered, kl.dtype), stride, 1)[:, :frames]
+        return nats
+
+    def _predictor(self, context, frames, samples, seed):
+        predictor = self._compiled_predictor(context, frames, samples)
+        predictor.seed = seed
+        return predictor
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _compiled_predictor(self, context, frames, samples):
+        config = self.config.replace(open_loop_ctx=context, eval_seq_len=context + frames)
+        return Predictor(config, self.model, samples, seed=0)
+
+    def _decode_in_pieces(self, states):
+        """The frames of states [..., T, Z + H], decoded some at a time: float32 [..., T, S, S, C]."""
+        flat = tf.reshape(states, [-1, states.shape[-1]])
+        frames = np.concatenate([
+            tf.clip_by_value(self._decode(flat[start:start + DECODED_AT_ONCE]), 0.0, 1.0)
+            for start in range(0, len(flat), DECODED_AT_ONCE)])
+        return frames.reshape(*states.shape[:-1], *frames.shape[1:])
+
+    def _videos(self, video):
+        """Checks a video. Returns it as [B, T, S, S, C], and whether it is a single one."""
+        video, size = np.asarray(video), self.config.image_size
+        expected = f"[T, {size}, {size}, {self.config.channels}]"
+        if video.ndim not in (4, 5) or video.shape[-3:] != (size, size, self.config.channels):
+            raise ValueError(f"video has the shape {list(video.shape)}; expected {expected}, or [B, "
+                             f"{expected[1:]}")
+        if not video.size:
+            raise ValueError(f"video is empty: {list(video.shape)}; expected {expected}")
+        if video.dtype != np.uint8 and video.dtype.kind != "f":
+            raise ValueError(f"video is {video.dtype}; expected uint8, or float in [0, 1]")
+        if video.dtype.kind == "f" and not (video.min() >= 0 and video.max() <= 1):
+            raise ValueError(f"video has values from {video.min()} to {video.max()}; expected float in "
+                             f"[0, 1], or uint8")
+        return (video[None], True) if video.ndim == 4 else (video, False)
+
+    def _actions(self, actions, videos, frames, single):
+        """The actions, checked, as a batch has them: {"actions": [B, frames, A]}, or {}."""
+        size = self.model.action_size
+        if not size:
+            if actions is not None:
+                raise ValueError("actions: the model takes none")
+            return {}
+        expected = [frames, size] if single else [len(videos), frames, size]
+        shape = None if actions is None else list(np.shape(actions))
+        if shape != expected:
+            raise ValueError(f"actions have the shape {shape}; expected {expected}")
+        actions = np.asarray(actions, np.float32)
+        return {"actions": actions[None] if single else actions}
+
+    def _like(self, video, frames, single):
+        """Frames as an array of the kind of the video that was given."""
+        frames = frames[0] if single else frames
+        dtype = np.asarray(video).dtype
+        return to_uint8(frames).numpy() if dtype == np.uint8 else frames.astype(dtype)
+
+
+def to_float(videos):
+    return videos if videos.dtype == np.uint8 else videos.astype(np.float32)

@@ -14,18 +14,21 @@ import quiet  # noqa: F401
 import argparse
 import collections
 import contextlib
+import io
 import json
 import math
 import os
 import platform
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+import imageio_ffmpeg
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -34,7 +37,7 @@ import data_loader
 import metrics
 import tools
 from cwvae import CWVAE, state_vector, to_float
-from datasets import store
+from datasets import store, videos
 from predictor import Predictor
 from tools import Config
 
@@ -393,7 +396,35 @@ def bench_data(flags):
             sizes = [f"{store.size_text(result[key]):>11}" for key in ("memory", "mapped", "disk")]
             print(f"{name:<28}{result['frames_per_s']:>10,.0f}"
                   f"{result['frames_per_s'] / batch_size / config.seq_len:>11.1f}{''.join(sizes)}")
-        return {"measurements": results}
+        return {"measurements": results, "preparation": preparation(root, rounds=min(seconds, 7))}
+
+
+def preparation(root, rounds, length=250):
+    """How fast a folder of video files is prepared, beside ffmpeg alone in as many processes."""
+    config = Config(dataset="videos", data_root=os.path.join(root, "videos"), channels=3)
+    os.mkdir(config.data_root)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+    files = [os.path.join(config.data_root, f"{number}.mp4") for number in range(8 * videos.CORES)]
+    for number, file in enumerate(files):
+        scene = f"testsrc2=s=320x240:r=25:d={length / 25},rotate=t*{number + 1}/9"
+        subprocess.run([*ffmpeg, "-f", "lavfi", "-i", scene, "-pix_fmt", "yuv420p", file], check=True)
+
+    def prepare():
+        shutil.rmtree(os.path.join(config.data_root, "frames_64x64x3"), ignore_errors=True)
+        with contextlib.redirect_stderr(io.StringIO()):
+            data_loader.prepare(config)
+        return length
+
+    def decode(file):
+        square = "crop=min(iw\\,ih):min(iw\\,ih),scale=64:64:flags=area,format=rgb24"
+        subprocess.run([*ffmpeg, "-threads", "1", "-i", file, "-vf", square, "-f", "rawvideo",
+                        os.devnull], check=True)
+
+    def alone():
+        return len(list(videos.in_parallel(decode, files)))
+
+    seconds, _ = measure({"preparing": prepare, "plain preparing": alone}, rounds)
+    return table(seconds, length * len(files))
 
 
 def write_records(root, num_videos):

@@ -17,9 +17,8 @@ import warnings
 import numpy as np
 import scipy.stats
 import tensorflow as tf
-from PIL import Image
 
-from datasets.moving_digit import CANVAS, ROOM, read_digits
+from datasets.moving_digit import ROOM, read_digits
 from tools import UserError
 
 SSIM_WINDOW = 7
@@ -463,15 +462,11 @@ _last_read = None, None  # frames, and what is in them: two metrics ask for the 
 
 
 def _read(frames, count):
-    """read_digits of frames [B, S, F, H, W, 1]: [B, S, F, D] and [B, S, F, D, 2]."""
+    """read_digits of frames [B, S, F, 64, 64, 1]: [B, S, F, D] and [B, S, F, D, 2]."""
     global _last_read
     if _last_read[0] is not frames:
         leading = frames.shape[:3]
-        canvases = frames.reshape(-1, *frames.shape[3:])
-        if canvases.shape[1:3] != (CANVAS, CANVAS):  # another image_size
-            canvases = np.stack([np.asarray(Image.fromarray(canvas[..., 0]).resize(
-                (CANVAS, CANVAS), Image.Resampling.BICUBIC))[..., None] for canvas in canvases])
-        labels, positions = read_digits(canvases, count)
+        labels, positions = read_digits(frames.reshape(-1, *frames.shape[3:]), count)
         _last_read = frames, (labels.reshape(*leading, count), positions.reshape(*leading, count, 2))
     return _last_read[1]
 
@@ -483,14 +478,13 @@ def compare_digits(prediction, factors):
     they are near.
 
     Args:
-        prediction: uint8 [B, S, F, H, W, 1], or with 1 for F where it is the same for all frames.
-        factors: as metrics have them; positions are in pixels of the 64 x 64 of the dataset, whatever
-            the image_size.
+        prediction: uint8 [B, S, F, 64, 64, 1], or with 1 for F where it is the same for all frames.
+        factors: as metrics have them.
 
     Returns:
         right: bool [B, S, F, D], whether it is read as what it is.
-        distance: float [B, S, F, D], from where it is to where it is read, in those pixels; where
-            nothing is read, what a random place would have on average.
+        distance: float [B, S, F, D], from where it is to where it is read, in pixels; where nothing is
+            read, what a random place would have on average.
     """
     count = factors["label"].shape[-1]
     labels, positions = _read(prediction, count)
@@ -611,8 +605,8 @@ METRICS = {metric.name: metric for metric in (
         pixels="8-bit", needs_factors=True),
     Metric(
         "position_error", "Position error", "pixels",
-        "distance from where a digit is to where it is read, in pixels of 64 x 64, mean over the digits "
-        "of a frame; where nothing is read the expected distance of a random place",
+        "distance from where a digit is to where it is read, mean over the digits of a frame; where "
+        "nothing is read the expected distance of a random place",
         lambda truth, prediction, factors: compare_digits(prediction, factors)[1].mean(-1),
         better="lower", decimals=2, pixels="8-bit", needs_factors=True),
     Metric(

@@ -210,15 +210,6 @@ def test_the_true_digits_are_read_in_true_frames_in_whatever_order(count):
         assert identity.mean() >= 0.97 and error.mean() < 1
 
 
-@pytest.mark.parametrize("size", [32, 128])
-def test_digits_are_read_whatever_the_image_size(size):
-    truth, factors = batch_of_digits(1)
-    resized = tf.image.resize(truth.reshape(-1, 64, 64, 1), [size, size], "area")
-    frames = np.rint(resized.numpy()).astype(np.uint8).reshape(10, 1, 6, size, size, 1)
-    identity, error = digit_scores(frames, factors)
-    assert identity.mean() >= 0.97 and error.mean() < 1
-
-
 def test_of_shuffled_labels_identity_is_chance_and_the_position_stays_right():
     truth, factors = batch_of_digits(1, videos=20)
     shuffled = factors | {"label": np.random.default_rng(0).permutation(factors["label"])}

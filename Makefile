@@ -41,11 +41,11 @@ test-all: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/python -m pytest
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-dev.txt requirements.lock
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed: make PYTHON=...' \
 	  if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt
+	.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt -c requirements.lock
 	touch $@
 
 clean:

@@ -32,3 +32,10 @@ def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
     evaluated = [line for line in lines if line.startswith("eval.py")]
     assert len(evaluated) == 4 and all("--seq-len 1000" in line for line in evaluated)
     assert lines[-1].startswith("plot.py here/moving_digit/levels_")
+
+
+def test_numbers_in_the_readme_are_those_of_the_results():
+    shown = (ROOT / "README.md").read_text().split("## What the demo shows")[1].split("\n## ")[0]
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    measured = (ROOT / "results" / "demo.md").read_text().splitlines()
+    assert len(rows) > 5 and set(rows) <= set(measured)

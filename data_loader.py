@@ -259,11 +259,8 @@ def _open_file(config, split):
         frames, found = videos.read(path, folder.form_of(config))
     except videos.Broken as error:
         raise UserError(f"data_root: {path}: {error}") from None
-    except OSError as error:
-        if error.errno in store.FULL:
-            raise UserError(f"the disk of {tempfile.gettempdir()} is full; set TMPDIR to a folder with "
-                            f"more space for the frames of {path}") from None
-        raise
+    except OSError as error:  # Of writing: what cannot be read is broken.
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
     names = [path + video.part for video in found]
     lengths = [video.length for video in found]
     opened = {"video": store.Videos(frames, lengths, names)}

@@ -263,8 +263,8 @@ class LPIPS:
             import torch
         except ImportError as error:
             raise UserError(
-                f"LPIPS needs the package {error.name!r}: pip install torch torchvision lpips"
-            ) from None
+                f"LPIPS needs the package {error.name!r}: pip install torch torchvision --index-url "
+                "https://download.pytorch.org/whl/cpu; pip install lpips") from None
         except RuntimeError as error:  # versions of torch and torchvision that do not fit
             raise UserError(f"LPIPS cannot load its packages: {str(error).splitlines()[0]}") from None
         try:

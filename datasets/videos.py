@@ -7,7 +7,6 @@ resize and blend alike, so that a video gives the same frames in whatever form i
 
 import concurrent.futures
 import contextlib
-import errno
 import fractions
 import functools
 import itertools
@@ -31,6 +30,8 @@ import numpy as np
 import scipy.sparse
 from PIL import Image, ImageOps
 
+from tools import DISK_FULL
+
 ENCODED = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
            ".3gp", ".gif", ".apng", ".webp")
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
@@ -45,7 +46,6 @@ LOSSES = ("File ended prematurely", "LZW decode failed")
 TRANSPARENT = re.compile("rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8")
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 CORES = len(os.sched_getaffinity(0))
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the readers raise on files that are not what they seem.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, SyntaxError, RuntimeError, struct.error,
               zlib.error, zipfile.BadZipFile, Image.DecompressionBombError)
@@ -107,7 +107,7 @@ def read(path, form, scratch=None, threads=0):
         try:
             found = _read(path, form, file, scratch, threads)
         except UNREADABLE as error:
-            if getattr(error, "errno", None) in FULL:
+            if getattr(error, "errno", None) in DISK_FULL:
                 raise
             missing = isinstance(error, FileNotFoundError)
             raise Broken("is a link to nothing" if missing and os.path.islink(path) else

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -306,12 +307,12 @@ def test_prefetch_forwards_an_exception_at_its_step():
 
 
 def test_closing_prefetch_ends_its_thread():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     generator = data_loader.prefetch(lambda step: time.sleep(0.01), 0, 10**9)
     next(generator)
-    assert threading.active_count() == before + 1
+    (thread,) = set(threading.enumerate()) - before
     generator.close()
-    assert threading.active_count() == before
+    assert not thread.is_alive()
 
 
 # ----------------------------------------------------------------------------------- a single file
@@ -362,6 +363,18 @@ def test_a_single_file_that_cannot_serve_is_one_line(tmp_path):
     with pytest.raises(UserError, match="actions: .*short.npy: has none"):
         data_loader.Sequences(
             config_for(str(tmp_path / "short.npy"), dataset="minerl", actions=True), 5)
+
+
+def test_a_full_disk_below_a_single_file_names_the_folder(tmp_path):
+    np.save(tmp_path / "clip.npy", np.zeros([20, 100, 100], np.uint8))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as full:
+            data_loader.Sequences(config_for(str(tmp_path / "clip.npy")), 12)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert full.value.errno == errno.EFBIG and full.value.filename == tempfile.gettempdir()
 
 
 # ---------------------------------------------------------------------------- disks and processes

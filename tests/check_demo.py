@@ -1,6 +1,6 @@
 """Fails unless a demo predicts as well as it should: python tests/check_demo.py RUN_DIR --identity 0.95
 
-The bounds that CI gives are those that the worst of five seeds passes.
+The bounds that CI gives are below what the worst of the seeds in results/tries.md reached.
 """
 
 import argparse

@@ -18,7 +18,9 @@ from metrics import METRICS, TRIVIAL, bootstrap_interval, cell, kept_samples, ma
 from tools import write_atomically
 
 MAX_BYTES = 20_000_000  # of the page
-QUALITY = 75  # of the frames in the page, lossy WebP; those beside it are exact
+# What the page holds of an example, the first that lets all of them in: samples (None: all that are
+# kept), and the quality of its frames, which are lossy WebP; those beside the page are exact.
+DETAIL = ((None, 75), (2, 75), (1, 75), (1, 45))
 # What the page says of the settings before one asks for all of them.
 MAIN_SETTINGS = ("dataset", "levels", "tmp_abs_factor", "open_loop_ctx", "eval_seq_len", "use_obs",
                  "num_examples", "num_samples", "seed", "eval_seed", "checkpoint")
@@ -66,7 +68,8 @@ def verdict(metric, numbers):
 def save_page(directory):
     """Writes report.html into the directory of an evaluation, from the files that are there.
 
-    As many examples are embedded as fit MAX_BYTES: the best and the worst by the first metric first.
+    Where the examples do not fit MAX_BYTES, the page holds fewer samples of each; where that is not
+    enough, as many examples as fit: the best and the worst by the first metric first.
     """
     with open(os.path.join(directory, "summary.json")) as file:
         numbers = json.load(file)
@@ -78,7 +81,7 @@ def save_page(directory):
     shown = [metric for metric in scored if metric.headline]
     page = {
         "context": settings["open_loop_ctx"], "frames": settings["eval_seq_len"],
-        "curves": [curves(metric, values) for metric in shown], "examples": []}
+        "curves": [curves(metric, values) for metric in shown], "examples": [], "samples": None}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -94,10 +97,18 @@ def save_page(directory):
                          for metric in scored},
             fvd=numbers.get("fvd"), files=files(directory), limit=MAX_BYTES)
 
+    order = best_and_worst(shown[0], values[shown[0].name].mean((1, 2)))
     room = MAX_BYTES - len(render().encode())
-    for number in best_and_worst(shown[0], values[shown[0].name].mean((1, 2))):
-        example = embedded(directory, number, shown, values, settings["open_loop_ctx"])
-        room -= len(json.dumps(example)) + 1
+    for page["samples"], quality in DETAIL:
+        def embedded(number, quality=quality):
+            return embed(directory, number, shown, values, page, quality)
+
+        probed = [len(json.dumps(embedded(number))) for number in order[:4]]
+        if np.mean(probed) * len(order) < room:
+            break
+    for number in order:
+        example = embedded(number)
+        room -= len(json.dumps(example)) + 2
         if room < 0:
             break
         page["examples"].append(example)
@@ -148,15 +159,15 @@ def html_table(scored, numbers):
     return {"headings": [metric.heading for metric in scored], "rows": found}
 
 
-def embedded(directory, number, shown, values, context):
+def embed(directory, number, shown, values, page, quality):
     """What the page holds of an example: its values for sorting, and its videos as sprites."""
     folder = os.path.join(directory, f"sample{number}")
     seen, unseen = (read_video(f"{folder}_gt/{name}.npz") for name in ("gt_ctx", "gt_pred"))
-    videos = [sprite("truth", np.concatenate([seen, unseen]), 0)]
-    chosen, labels = kept_samples(shown, {metric.name: values[metric.name][number] for metric in shown})
-    for index, label in labels.items():
-        name = next(name for name, other in chosen.items() if other == index)
-        videos.append(sprite(label, read_video(f"{folder}/{name}.npz"), context))
+    videos = [sprite("truth", np.concatenate([seen, unseen]), 0, quality)]
+    kept, labels = kept_samples(shown, {metric.name: values[metric.name][number] for metric in shown})
+    for index, label in itertools.islice(labels.items(), page["samples"]):
+        name = next(name for name, other in kept.items() if other == index)
+        videos.append(sprite(label, read_video(f"{folder}/{name}.npz"), page["context"], quality))
     return {"number": number, "videos": videos, "values": {
         metric.name: float(values[metric.name][number].mean()) for metric in shown}}
 
@@ -166,12 +177,12 @@ def read_video(path):
         return file["arr_0"]
 
 
-def sprite(label, video, start):
+def sprite(label, video, start, quality):
     """All frames of a video in one image, as a data URI. start: its first frame, from 0."""
     columns = int(np.ceil(np.sqrt(len(video))))
     with io.BytesIO() as file:
         image = pictures.to_image(pictures.frame_grid(video, columns)).convert("RGB")
-        image.save(file, "webp", quality=QUALITY)
+        image.save(file, "webp", quality=quality)
         data = base64.b64encode(file.getvalue()).decode()
     return {"label": label, "start": start, "columns": columns, "size": video.shape[1],
             "image": f"data:image/webp;base64,{data}"}

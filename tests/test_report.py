@@ -77,7 +77,7 @@ def test_the_page_says_the_metrics_with_intervals_and_the_trivial_predictors(eva
     text = (evaluation / "report.html").read_text()
     for words in ("PSNR (dB) ↑", "model, mean of 3 samples", "mean of the context", "[1.00, 1.50]",
                   "from frame 5 to 7: 3 of the frames 5 to 12", "so &lt;and&gt; so",
-                  "All\n    5 examples"):
+                  "All 5 examples."):
         assert words in text
     assert re.search(r'class="best">9.75<', text)  # the best of the column
     curve = data_of(evaluation)["curves"][0]
@@ -96,19 +96,31 @@ def test_the_page_needs_nothing_from_elsewhere(evaluation):
         assert source == "data:," or (evaluation / source).exists()
 
 
-def test_a_page_of_too_many_examples_holds_the_best_and_the_worst_and_says_so(
+def test_a_page_of_too_much_holds_fewer_samples_then_the_best_and_the_worst_and_says_so(
         evaluation, tmp_path, monkeypatch):
     folder = shutil.copytree(evaluation, tmp_path / "evaluation")
     whole = (evaluation / "report.html").stat().st_size
-    example = len(json.dumps(data_of(evaluation)["examples"][0]))
-    monkeypatch.setattr(report, "MAX_BYTES", whole - 3 * example + example // 2)
-    report.save_page(str(folder))
-    assert (folder / "report.html").stat().st_size <= report.MAX_BYTES
+    sizes = {video["label"]: len(json.dumps(video))
+             for example in data_of(evaluation)["examples"] for video in example["videos"]}
+    spare = whole - sum(len(json.dumps(example)) for example in data_of(evaluation)["examples"])
+
+    def page_of(limit):
+        monkeypatch.setattr(report, "MAX_BYTES", limit)
+        report.save_page(str(folder))
+        assert (folder / "report.html").stat().st_size <= limit
+        text = re.sub(r"\s+", " ", (folder / "report.html").read_text())
+        return data_of(folder)["examples"], text
+
+    # Room for truth and one sample of every example.
+    examples, text = page_of(spare + 300 + 5 * int(2.3 * max(sizes.values())))
+    assert len(examples) == 5 and all(len(example["videos"]) == 2 for example in examples)
+    assert "All 5 examples, with at most 1 sample of each." in text
+    # Room for two examples.
+    examples, text = page_of(spare + 300 + int(4.9 * max(sizes.values())))
     psnr = np.load(folder / "metrics.npz")["psnr"].mean((1, 2))
-    numbers = [example["number"] for example in data_of(folder)["examples"]]
-    assert numbers == sorted([psnr.argmax(), psnr.argmin()])
-    assert "2 of the\n    5 examples are in this page, the best and the worst by PSNR" in (
-        folder / "report.html").read_text()
+    assert [example["number"] for example in examples] == sorted([psnr.argmax(), psnr.argmin()])
+    assert "2 of the 5 examples, the best and the worst by PSNR, with at most 1 sample of each." in text
+    assert "More would make this page larger" in text
 
 
 def test_the_order_of_embedding_is_best_and_worst_in_turn():

@@ -117,9 +117,12 @@ class Decoder(tf.keras.layers.Layer):
 
     def log_prob(self, states, video):
         """log p(frame | states) of Normal(decoded, dec_stddev), in nats: [..., Z + H] to [...]."""
-        stddev = self.config.dec_stddev
         squares = tf.reduce_sum(tf.math.squared_difference(self(states), video), [-3, -2, -1])
-        pixels = math.prod(video.shape[-3:])
+        return self.log_normal(squares, math.prod(video.shape[-3:]))
+
+    def log_normal(self, squares, pixels):
+        """The log-density of so many pixels from the sum of their squared errors."""
+        stddev = self.config.dec_stddev
         return -squares / (2 * stddev**2) - pixels * math.log(stddev * math.sqrt(2 * math.pi))
 
 

@@ -15,6 +15,7 @@ from cells import Gaussian, Level, RSSMCell, State, product, swap
 from cnns import Decoder, Encoder, recomputed, sum_windows
 
 SLOPE = 0.2  # of every leaky ReLU
+BLOCK = 4  # pixels of a side of the blocks that frames are decoded in
 
 
 # -------------------------------------------------------------------------------- which form runs
@@ -333,16 +334,34 @@ class FastDecoder(Decoder):
     """A Decoder in faster convolutions."""
 
     def trial(self):
-        return self(trial_input(1, 2, self.dense.kernel.shape[0]))
+        size = self.config.image_size
+        states = trial_input(1, 2, self.dense.kernel.shape[0])
+        video = trial_input(1, 2, size, size, self.config.channels)
+        return self(states), self.log_prob(states, video)
 
     def decode(self, states):
+        return tf.nn.depth_to_space(self.decode_blocks(states), BLOCK)
+
+    def decode_blocks(self, states):
+        """[N, Z + H] to frames in blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]."""
         first, *middle, third, last = map(weights_of, self.convs)
         hidden = dense_conv_transpose(
             tf.cast(states, self.dense.compute_dtype), *weights_of(self.dense), *first)
         hidden = _leaky_relu(hidden)
         for weights in middle:
             hidden = conv_transpose(hidden, *weights)
-        return tf.cast(tf.tanh(two_conv_transposes(hidden, *third, *last)), tf.float32)
+        hidden = _leaky_relu(conv_transpose_to_blocks(hidden, 1, *third))
+        return tf.cast(tf.tanh(conv_transpose_to_blocks(hidden, 2, *last)), tf.float32)
+
+    def log_prob(self, states, video):
+        rows = tf.reshape(states, [-1, states.shape[-1]])
+        decoded = recomputed(self.decode_blocks, rows) if self.config.remat else self.decode_blocks(rows)
+        size, channels = video.shape[-2:]
+        blocks = [size // BLOCK, BLOCK, size // BLOCK, BLOCK, channels]
+        video = tf.transpose(tf.reshape(video, [-1, *blocks]), [0, 1, 3, 2, 4, 5])  # on all cores
+        squares = tf.math.squared_difference(decoded, tf.reshape(video, tf.shape(decoded)))
+        squares = tf.reshape(tf.reduce_sum(squares, [1, 2, 3]), tf.shape(states)[:-1])
+        return self.log_normal(squares, size**2 * channels)
 
 
 FAST = {RSSMCell: FastRSSMCell, Encoder: FastEncoder, Decoder: FastDecoder}
@@ -459,36 +478,19 @@ def conv_transpose(x, kernel, bias):
     return y, lambda dy: _transpose_gradient(x, kernel, _leaky_relu_gradient(dy, y))
 
 
-@tf.custom_gradient
-def two_conv_transposes(x, first_kernel, first_bias, last_kernel, last_bias):
-    """Two transposed convolutions, kernel 6, stride 2, no padding; a leaky ReLU between them.
+def conv_transpose_to_blocks(x, block, kernel, bias):
+    """A transposed convolution, kernel 6, stride 2, no padding, from blocks of pixels to larger ones.
 
-    Forward, both are convolutions to more channels: from pixels to blocks of 2 x 2 pixels, and from
-    these to blocks of 4 x 4. Backward, they are convolutions as they stand.
+    Row a of block I, times row i of the kernel, adds to row 2 a + i of blocks I, I + 1, ...: a
+    transposed convolution of blocks, of stride 1, with many channels instead of few.
 
     Args:
-      x: [N, H, W, C].
-      first_kernel, first_bias: [6, 6, F, C] and [F].
-      last_kernel, last_bias: [6, 6, G, F] and [G].
+      x: [N, H / b, W / b, b^2 C], in blocks of b x b pixels.
+      block: b.
+      kernel: [6, 6, F, C], the layout of Conv2DTranspose.
+      bias: [F].
 
-    Returns: [N, 4 H + 12, 4 W + 12, G].
-    """
-    blocks = _leaky_relu(_conv_transpose_to_blocks(x, 1, first_kernel, first_bias))
-    y = tf.nn.depth_to_space(_conv_transpose_to_blocks(blocks, 2, last_kernel, last_bias), 4)
-
-    def gradient(dy):
-        hidden = tf.nn.depth_to_space(blocks, 2)
-        d_hidden, *last = _transpose_gradient(hidden, last_kernel, dy)
-        d_hidden = _leaky_relu_gradient(d_hidden, hidden)
-        return *_transpose_gradient(x, first_kernel, d_hidden), *last
-
-    return y, gradient
-
-
-def _conv_transpose_to_blocks(x, block, kernel, bias):
-    """Both image and result in blocks of pixels: [N, H / b, W / b, b^2 C] to [..., (2 b)^2 F].
-
-    Row a of block I, times row i of the kernel, adds to row 2 a + i of blocks I, I + 1, ...
+    Returns: [N, (H + 2) / b, (W + 2) / b, (2 b)^2 F], in blocks of 2 b x 2 b pixels.
     """
     filters, channels = kernel.shape[2:]
     moves = [[2 * a, 2 * (block - 1 - a)] for a in range(block)]
@@ -497,16 +499,23 @@ def _conv_transpose_to_blocks(x, block, kernel, bias):
     size = kernels.shape[2] // (2 * block)
     kernels = tf.reshape(
         kernels, [block, block, size, 2 * block, size, 2 * block, filters, channels])
-    kernels = tf.transpose(kernels[:, :, ::-1, :, ::-1], [2, 4, 0, 1, 7, 3, 5, 6])
-    kernels = tf.reshape(kernels, [size, size, block**2 * channels, 4 * block**2 * filters])
-    border = [size - 1, size - 1]
-    y = tf.nn.conv2d(x, kernels, 1, [[0, 0], border, border, [0, 0]])
-    return tf.nn.bias_add(y, tf.tile(bias, [4 * block**2]))
+    kernels = tf.transpose(kernels, [2, 4, 3, 5, 6, 0, 1, 7])
+    kernels = tf.reshape(kernels, [size, size, 4 * block**2 * filters, block**2 * channels])
+    return _conv_transpose_of_stride_1(x, kernels, tf.tile(bias, [4 * block**2]))
 
 
-def _transpose_gradient(x, kernel, dy):
-    """The gradients of a transposed convolution's image, kernel and bias, stride 2, no padding."""
-    return tf.nn.conv2d(dy, kernel, 2, "VALID"), _filter_gradient(dy, kernel, x), _bias_gradient(dy)
+@tf.custom_gradient
+def _conv_transpose_of_stride_1(x, kernel, bias):
+    border = [kernel.shape[0] - 1] * 2
+    flipped = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
+    y = tf.nn.conv2d(x, flipped, 1, [[0, 0], border, border, [0, 0]])
+    return tf.nn.bias_add(y, bias), lambda dy: _transpose_gradient(x, kernel, dy, stride=1)
+
+
+def _transpose_gradient(x, kernel, dy, stride=2):
+    """The gradients of a transposed convolution's image, kernel and bias, no padding."""
+    return (tf.nn.conv2d(dy, kernel, stride, "VALID"), _filter_gradient(dy, kernel, x, stride),
+            _bias_gradient(dy))
 
 
 def _leaky_relu(x):
@@ -518,10 +527,11 @@ def _leaky_relu_gradient(dy, y):
     return tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=SLOPE)
 
 
-def _filter_gradient(x, kernel, dy):
-    """The gradient of a convolution's kernel, stride 2, no padding."""
+def _filter_gradient(x, kernel, dy, stride=2):
+    """The gradient of a convolution's kernel, no padding."""
     return tf.raw_ops.Conv2DBackpropFilter(
-        input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, 2, 2, 1], padding="VALID")
+        input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, stride, stride, 1],
+        padding="VALID")
 
 
 def _bias_gradient(dy):

@@ -214,12 +214,16 @@ def test_dense_conv_transpose_equals_its_layers(rows):
 
 @pytest.mark.parametrize("height, width", [(13, 13), (1, 2), (3, 1)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_two_conv_transposes_equal_tensorflows(height, width, channels):
+def test_two_conv_transposes_in_blocks_equal_tensorflows(height, width, channels):
+    def blocks(x, k1, b1, k2, b2):
+        hidden = tf.nn.leaky_relu(kernels.conv_transpose_to_blocks(x, 1, k1, b1), 0.2)
+        return tf.nn.depth_to_space(kernels.conv_transpose_to_blocks(hidden, 2, k2, b2), 4)
+
     def plain(x, k1, b1, k2, b2):
         return plain_conv_transpose(tf.nn.leaky_relu(plain_conv_transpose(x, k1, b1), 0.2), k2, b2)
 
     assert_same_function(
-        kernels.two_conv_transposes, plain,
+        blocks, plain,
         [random(2, height, width, 4), random(6, 6, 2, 4) / 10, random(2),
          random(6, 6, channels, 2) / 10, random(channels)])
 

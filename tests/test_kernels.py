@@ -238,9 +238,11 @@ def test_convolutions_equal_tensorflows(ours, height, width, channels, filters):
 
 
 @pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("path, batch", [("configs/demo.yml", 8), ("configs/moving_digits.yml", 4)])
-def test_bfloat16_gradients_are_those_of_float32(path, batch, fast):
-    clips, found = digits(batch), []
+@pytest.mark.parametrize("path, batch, frames", [
+    ("configs/demo.yml", 8, 40),
+    pytest.param("configs/moving_digits.yml", 4, 80, marks=pytest.mark.slow)])  # 80: three top ticks
+def test_bfloat16_gradients_are_those_of_float32(path, batch, frames, fast):
+    clips, found = digits(batch, frames), []
     for precision in ("float32", "bfloat16"):
         config = tools.load_config(path, dict(precision=precision, fast=fast))
         tf.keras.utils.set_random_seed(0)
@@ -260,6 +262,6 @@ def test_bfloat16_gradients_are_those_of_float32(path, batch, fast):
         assert 0.95 < tf.norm(half) / tf.norm(full) < 1.05, variable.path
 
 
-def digits(count, frames=40):
+def digits(count, frames):
     """Videos as the demo's: with noise for pixels, gradients would be noise."""
     return np.stack([moving_digits.video("train", i, frames) for i in range(count)])

@@ -7,10 +7,13 @@ video of any length.
 import quiet  # noqa: F401
 
 # isort: split
+import errno
 import os
+import shutil
 import time
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import matplotlib
 import numpy as np
 import tensorflow as tf
@@ -109,15 +112,34 @@ def dream(config, model, data, flags, settings, out):
     Memory does not grow with the length, and a shorter dream is the beginning of a longer one.
     """
     batch = data.batch(flags.example, 1)
-    with imageio.get_writer(
-            os.path.join(out, "dream.mp4"), fps=DREAM_FPS, codec="libx264", macro_block_size=1,
-            ffmpeg_log_level="error",
-            output_params=["-preset", "veryfast", "-vf", "scale=4*iw:4*ih:flags=neighbor"]) as writer:
-        for frame in dream_frames(config, model, batch, flags):
-            writer.append_data(frame)
+    path, written = os.path.join(out, "dream.mp4"), 0
+    try:
+        with imageio.get_writer(
+                path, fps=DREAM_FPS, codec="libx264", macro_block_size=1, ffmpeg_log_level="error",
+                output_params=["-preset", "veryfast", "-vf",
+                               "scale=4*iw:4*ih:flags=neighbor"]) as writer:
+            for frame in dream_frames(config, model, batch, flags):
+                writer.append_data(frame)
+                written += 1
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        written = None  # imageio's words for an ffmpeg that has ended
+    # Of one that could not write the end of the film, it says nothing.
+    if written is None or frames_of_film(path) != written:
+        full = shutil.disk_usage(out).free < 2**20
+        raise OSError(errno.ENOSPC if full else errno.EIO, "ffmpeg could not write", path)
     tools.save_json(os.path.join(out, "summary.json"), {
         "settings": settings | {"example": flags.example, "frames": flags.frames}, "fps": DREAM_FPS})
     return "dream.mp4"
+
+
+def frames_of_film(path):
+    """The frames of a video file, None where it is not whole."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(path)[0]
+    except RuntimeError:
+        return None
 
 
 def dream_frames(config, model, batch, flags):

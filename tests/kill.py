@@ -33,8 +33,8 @@ import runs  # noqa: E402
 CONFIG = dict(
     dataset="videos", levels=2, tmp_abs_factor=2, channels_mult=1 / 32, cell_stoch_size=3,
     cell_deter_size=5, cell_embed_size=4, enc_dense_layers=1, enc_dense_embed_size=6, seq_len=8,
-    eval_seq_len=10, open_loop_ctx=4, batch_size=2, max_steps=12, save_scalars_every=1, save_gifs=False,
-    save_model_every=1, save_named_model_every=4, lr_schedule="cosine", lr_warmup_steps=3, name="run")
+    eval_seq_len=10, open_loop_ctx=4, batch_size=2, max_steps=40, save_scalars_every=1, save_gifs=False,
+    save_model_every=1, save_named_model_every=20, lr_schedule="cosine", lr_warmup_steps=3, name="run")
 PATIENCE = 300  # seconds for a process to come to where it is to be killed
 
 
@@ -85,7 +85,7 @@ class Place:
         """What must be the same, however often the processes were killed."""
         (out,) = self.folder.glob("out")
         values = {"metrics": (self.run / "metrics.jsonl").read_bytes()}
-        for directory in ("model", "model_4", "model_8", "model_12", "model_best"):
+        for directory in ("model", "model_20", "model_40", "model_best"):
             prefix = runs.find_checkpoint(self.run / directory)[1]
             reader = tf.train.load_checkpoint(prefix)
             values[directory] = os.path.basename(prefix), {
@@ -117,22 +117,23 @@ def orphans(folder):
 
 # phase: (script, pattern of files by whose change it is known to be there, seconds until the kill)
 PHASES = {
+    "preparation": ("train.py", "data/frames*/*", 0.2),
     "start": ("train.py", None, 4),
-    "preparation": ("train.py", "data/frames*/*", 0.3),
     "training": ("train.py", "logs/*/*/metrics.jsonl", 0.3),
     "saving": ("train.py", "logs/*/*/model*/*", 0.02),
-    "evaluation": ("eval.py", "out.part/*", 2),
+    "evaluation": ("eval.py", "out.part/*", 1),
 }
-ROUND = ("preparation", "training", "saving", "evaluation", "start", *["preparation"] * 4,
-         "training", "saving", "evaluation", "saving", "evaluation")
+# Where a run is killed; in the order of PHASES. The first of them make a short form.
+ROUND = ("preparation", "training", "saving", "evaluation", "start", *["preparation"] * 2,
+         *["training"] * 3, *["saving"] * 4, "evaluation")
 
 
 def kill_in(place, phase, rng):
     """Starts a script and kills it in a phase. Returns whether it was killed before it had ended."""
     script, pattern, longest = PHASES[phase]
     before = place.entries(pattern) if pattern else set()
-    # Saving comes again and again: let some go by.
-    changes = rng.randint(1, 8) if phase in ("training", "saving") else 1
+    # Steps and saving come again and again: let some go by.
+    changes = rng.randint(1, 4) if phase in ("training", "saving") else 1
     process = place.start(script)
     deadline = time.monotonic() + PATIENCE
     while pattern and changes and process.poll() is None and time.monotonic() < deadline:
@@ -166,8 +167,8 @@ def main():
             round_number += 1
             place = Place(folder / f"killed_{round_number}")
             phases = ROUND[:flags.kills - kills.total()]
-            for phase in sorted(phases, key=lambda phase: phase == "evaluation"):
-                if phase == "evaluation" and not (place.run / "model_12" / "checkpoint").exists():
+            for phase in sorted(phases, key=list(PHASES).index):
+                if phase == "evaluation" and not (place.run / "model_40" / "checkpoint").exists():
                     place.finish("train.py")
                 kills[phase] += kill_in(place, phase, rng)
             place.finish("train.py")

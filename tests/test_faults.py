@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, finish, scalars, script, wait_for_step
 
+import analyze
 import eval as evaluation
 import plot
 import runs
@@ -96,6 +97,14 @@ def test_a_full_disk_leaves_no_half_evaluation(size, run_dir, tmp_path, failure)
                        tmp_path / "out")
     assert f"the disk is full: cannot write {tmp_path / 'out'}" in line
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_no_half_dream(run_dir, tmp_path, failure):
+    with full_disk(20_000):
+        line = failure(analyze.main, "dream", "--model-dir", run_dir, "--frames", 2000, "--out",
+                       tmp_path / "out")
+    assert line.startswith(f"analyze.py: error: {tmp_path / 'out'}") and not os.listdir(tmp_path)
 
 
 def test_a_full_disk_leaves_no_half_figure(run_dir, tmp_path, failure):

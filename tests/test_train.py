@@ -1,6 +1,7 @@
 """Training end to end: what a run leaves behind, and that it resumes exactly."""
 
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -44,10 +45,12 @@ def test_training_lowers_the_loss(run_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_run_goes_on_exactly(number, run_dir, workplace, tmp_path):
     command = ["train.py", "--config", workplace / "tiny.yml", "--log_root", tmp_path]
-    process = script(*command)
+    # As in a terminal: what runs in the background is born deaf to some signals.
+    process = script(*command, preexec_fn=lambda: [
+        signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)])
     stopped = wait_for_step(process, tmp_path, 6)
     process.send_signal(number)
     output = finish(process, -number)
@@ -199,6 +202,44 @@ class FiveVideos:
 
     def batch(self, start, size):
         return {"video": self.video[start:start + size]}
+
+
+def test_other_data_is_not_trained_on_in_the_same_run(workplace, tmp_path, monkeypatch):
+    """The folder has the same name wherever the data is: the data itself is remembered."""
+    def run(config, share, clips, validation_data, say):
+        model = tf.Module()
+        model.variable = tf.Variable(0.0)
+        runs.Checkpoints(config.run_dir, model=model).save(0)
+
+    monkeypatch.setattr(train, "run", run)
+    for root in ("a", "b"):
+        for split in ("train", "test"):
+            (tmp_path / root / split).mkdir(parents=True)
+            video = np.random.default_rng([ord(root)]).integers(0, 256, [12, 64, 64, 1], np.uint8)
+            np.save(tmp_path / root / split / "clip.npy", video)
+    flags = ["--config", workplace / "tiny.yml", "--dataset", "videos", "--log-root", tmp_path / "logs",
+             "--data-root"]
+    shutil.copytree(tmp_path / "a", tmp_path / "moved")
+
+    def start(root):
+        monkeypatch.setattr("sys.argv", ["train.py", *map(str, flags), str(tmp_path / root)])
+        train.main()
+
+    start("a")
+    start("moved")
+    with pytest.raises(tools.UserError, match=f"other data .*then in {tmp_path / 'moved'}.*init_from"):
+        start("b")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_says_that_it_compiles(workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [
+        "train.py", "--config", str(workplace / "tiny.yml"), "--log-root", str(tmp_path), "--jit",
+        "true", "--max-steps", "1", "--save-gifs", "false", "--precision", "bfloat16"])
+    train.main()
+    said = capsys.readouterr().out
+    assert "Trains on 1 CPU, in bfloat16, compiled by XLA" in said
+    assert said.index("Compiling the training step") < said.index("First step, tracing")
 
 
 def test_validation_does_not_depend_on_its_pieces_and_weighs_by_videos(workplace):

@@ -31,16 +31,21 @@ def prepare(config):
     current = {_digest("\n".join(keys.values()))}
     if not config.actions:  # Of which a store of format 1 has none.
         current |= _old_sources(root, given, names)
-    if store.source(path) not in current:
+    paths = {"video": path} | ({"actions": _actions_path(path)} if config.actions else {})
+
+    def is_current():
+        return all(store.source(path) in current for path in paths.values())
+
+    if not is_current():
         with store.writing(config, path), store.lock(f"{path}.lock", f"preparing {root}"):
-            store.recover(path)
-            if store.source(path) not in current:
+            for one in (path, _actions_path(path)):
+                store.recover(one)
+            if not is_current():
                 _build(config, given, keys)
                 tqdm.write(f"Prepared {path}.", file=sys.stderr)
-    if not config.actions:
-        return {"video": path}
-    _check_actions(path)
-    return {"video": path, "actions": _actions_path(path)}
+    if config.actions:
+        _check_actions(path)
+    return paths
 
 
 def form_of(config):

@@ -172,7 +172,7 @@ class Writer:
     """
 
     def __init__(self, path, wanted):
-        self._path, wanted = path, set(wanted)
+        self._path, self._wanted = path, list(wanted)
         os.makedirs(path, exist_ok=True)
         header = read_header(path)
         if header is None or header["format"] == 1:
@@ -182,7 +182,7 @@ class Writer:
         for key, piece in self._journaled():
             self.pieces[key] = piece
             end = max([end, *np.add(piece["starts"], piece["lengths"])])
-        self.pieces = {key: piece for key, piece in self.pieces.items() if key in wanted}
+        self.pieces = {key: self.pieces[key] for key in self._wanted if key in self.pieces}
         if 2 * sum(sum(piece["lengths"]) for piece in self.pieces.values()) < end:
             self.pieces, self._row, end = {}, [None, None], 0  # Most of it is of what is gone.
             self._remove("header.json")
@@ -192,6 +192,7 @@ class Writer:
         self._rows, self._journal = self._open("rows", "ab"), self._open("journal", "a")
         self._rows.truncate(int(end) * _row_bytes(*self._row))
         self._rows.seek(0, os.SEEK_END)
+        self._journal.write("\n")  # After a line that was cut short.
 
     def __enter__(self):
         return self
@@ -209,10 +210,13 @@ class Writer:
 
     def _journaled(self):
         """Yields the pieces (key, piece) that a killed process has added, as far as they are whole."""
-        with (contextlib.suppress(FileNotFoundError, ValueError),
+        with (contextlib.suppress(FileNotFoundError),
               self._open("journal", "r") as journal, self._open("rows", "rb") as file):
             for line in journal:
-                key, row, piece = json.loads(line)  # The last line may be cut short.
+                try:
+                    key, row, piece = json.loads(line)
+                except ValueError:  # Cut short as the process was killed.
+                    continue
                 if self._row[0] is None:
                     self._row = row
                 size, videos = _row_bytes(*self._row), piece["digests"]
@@ -253,7 +257,7 @@ class Writer:
         header = {"format": FORMATS[-1], "source": source,
                   "row_shape": self._row[0], "dtype": self._row[1],
                   "rows": self._rows.tell() // max(1, _row_bytes(*self._row)), "view": view,
-                  "splits": {}, "pieces": self.pieces}
+                  "splits": {}, "pieces": {key: self.pieces[key] for key in self._wanted}}
         for split, keys in splits.items():
             header["splits"][split] = {
                 field: [value for key in keys for value in self.pieces[key][field]]

@@ -318,6 +318,23 @@ def test_a_damaged_store_is_named_and_built_again(tmp_path, readings, capfd):
     assert len(readings) == 4
 
 
+def test_damaged_actions_are_built_again(tmp_path, readings, capfd):
+    root = folder_of(tmp_path, [12, 12])
+    for split in ("train", "test"):
+        for number in range(2):
+            length = len(np.load(f"{root}/{split}/{number:02d}.npy"))
+            np.save(f"{root}/{split}/{number:02d}.actions.npy", np.ones([length, 3]))
+    config = config_for(root, actions=True)
+    before = data_loader.Clips(config).batch(0)
+    os.truncate(f"{root}/frames_64x64x1/actions/rows", 10)
+    capfd.readouterr()
+    after = data_loader.Clips(config).batch(0)
+    np.testing.assert_array_equal(after["actions"], before["actions"])
+    np.testing.assert_array_equal(after["video"], before["video"])
+    assert "actions is damaged (rows has 10 bytes" in capfd.readouterr().err
+    assert os.path.getsize(f"{root}/frames_64x64x1/rows") == 64 * 64 * (12 + 12 + 12 + 30)
+
+
 def test_temporary_files_do_not_stay(tmp_path):
     root = folder_of(tmp_path, [12, 12])
     data_loader.prepare(config_for(root))

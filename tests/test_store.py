@@ -116,6 +116,9 @@ def test_a_build_that_breaks_down_leaves_what_was_there_and_is_continued(path):
     with pytest.raises(ZeroDivisionError):
         store.build(path, "v2", {"train": (4, last)})
     assert last.start == 3
+    none = failing(videos, 4)
+    store.build(path, "v2", {"train": (4, none)})
+    assert not hasattr(none, "start")  # What came after the line that was cut is known.
     build(path, "v2", train=videos)
     assert_holds(path, "train", videos)
     assert sorted(os.listdir(path)) == ["header.json", "rows"]

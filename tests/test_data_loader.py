@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import twins
+from PIL import Image
 
 import data_loader
 from datasets import store, videos
@@ -375,6 +376,27 @@ def test_a_full_disk_below_a_single_file_names_the_folder(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert full.value.errno == errno.EFBIG and full.value.filename == tempfile.gettempdir()
+
+
+# ------------------------------------------------------------------------------------ what there is
+
+
+def test_what_there_is_is_said_and_drawn(tmp_path, monkeypatch, capsys):
+    root = folder_of(tmp_path, [4, 23, 60])
+    (tmp_path / "videos" / "train" / "bad.mp4").write_text("no video")
+    config_for(root, seq_len=10).save(tmp_path / "my.yml")
+    monkeypatch.setattr("sys.argv", ["data_loader.py", "--config", str(tmp_path / "my.yml"),
+                                     "--out", str(tmp_path / "sheet.png")])
+    data_loader.main()
+    said = capsys.readouterr().out
+    for line in (f"videos: 64x64x1, {root}/frames_64x64x1", "3 videos          87 frames, 4 to 60 a ",
+                 "median 23; 2 have 10", "8 training clips of 10 frames, 2.0 steps an epoch",
+                 "sizes: 64x64 (5)", "1 of 6 files cannot be read:", "train/bad.mp4: ", " kB on disk",
+                 "train/02.npy frames 50-59"):
+        assert line in said, line
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (10 * 64, 8 * 64)
+        assert np.asarray(sheet.convert("L"))[-64, 9 * 64 + 1] == 59  # The last frame of the last clip.
 
 
 # ---------------------------------------------------------------------------- disks and processes

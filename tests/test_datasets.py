@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import twins
+from test_store import old_store
 
 import data_loader
 from datasets import gqn_mazes, minerl_navigate, moving_digits, moving_mnist_2digit, store
@@ -157,6 +158,40 @@ def test_an_archive_is_downloaded_recorded_decoded_and_read(dataset, hosted, tmp
     again = data_loader.Clips(config)
     np.testing.assert_array_equal(again.batch(7)["video"], clips.batch(7)["video"])
     assert capfd.readouterr().err == ""
+
+
+def test_sizes_of_frames_live_side_by_side(tmp_path):
+    (tmp_path / "data").mkdir()
+    twins.archive("mazes", tmp_path / "data" / "gqn_mazes.zip")
+    seen = {size: data_loader.Clips(config_for("mazes", tmp_path, image_size=size)).batch(0)["video"]
+            for size in (64, 32, 128)}
+    assert {size: video.shape for size, video in seen.items()} == {
+        size: (3, 12, size, size, 3) for size in seen}
+    means = seen[64].reshape(3, 12, 32, 2, 32, 2, 3).astype(float).mean((3, 5))
+    assert np.abs(seen[32] - means).max() <= 0.5
+    assert sorted(os.listdir(tmp_path / "data" / "gqn_mazes")) == [
+        "1.0.0", "1.0.0.frames", "1.0.0.frames_128", "1.0.0.frames_32", "1.0.0.lock"]
+
+
+def test_a_store_of_an_earlier_version_is_kept(tmp_path):
+    (tmp_path / "data").mkdir()
+    twins.archive("mazes", tmp_path / "data" / "gqn_mazes.zip")
+    config = config_for("mazes", tmp_path)
+    path = data_loader.prepare(config)["video"]
+    clips = data_loader.Clips(config)
+    before, fingerprint, source = clips.batch(0)["video"], clips.fingerprint, store.source(path)
+    splits = {split: list(zip(opened.names, opened, strict=True)) for split, opened in (
+        (split, store.read(path, split)) for split in ("train", "test"))}
+    shutil.move(path, tmp_path / "new")
+    old_store(path, source, row_shape=(64, 64, 3), **splits)
+    clips = data_loader.Clips(config)
+    np.testing.assert_array_equal(clips.batch(0)["video"], before)
+    assert clips.fingerprint == fingerprint and os.path.exists(f"{path}/train.rows")
+
+
+def test_fps_is_for_videos_of_ones_own(tmp_path):
+    with pytest.raises(UserError, match="fps: mazes has no time stamps"):
+        data_loader.prepare(config_for("mazes", tmp_path, fps=10))
 
 
 def test_the_order_does_not_depend_on_the_order_of_files(hosted, tmp_path):

@@ -1,9 +1,13 @@
 """Reading of single files: every kind gives the same square frames, or is broken and says why."""
 
+import contextlib
 import os
+import pathlib
 import signal
 import subprocess
+import sys
 import threading
+import time
 import zipfile
 
 import h5py
@@ -15,6 +19,7 @@ from PIL import Image
 
 from datasets import videos
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 CODECS = {".webm": ["-c:v", "libvpx-vp9"], ".ogv": ["-c:v", "libtheora", "-q:v", "8"],
           ".3gp": ["-c:v", "mpeg4", "-q:v", "2"], ".wmv": ["-c:v", "wmv2", "-q:v", "2"],
@@ -129,6 +134,35 @@ def test_a_decoder_that_crashes_is_the_files_fault_and_one_that_is_killed_is_not
     fake_ffmpeg(tmp_path, monkeypatch, "kill -9 $$")
     with pytest.raises(videos.Killed, match=f"ended by signal {signal.SIGKILL:d}"):
         read(tmp_path / "a.mp4")
+
+
+@pytest.mark.slow
+def test_a_decoder_does_not_outlive_a_process_that_is_killed(tmp_path):
+    endless = tmp_path / "ffmpeg"
+    endless.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\n"
+                       f"exec {FFMPEG} -v quiet -f lavfi -i testsrc2=s=64x64 -f rawvideo -\n")
+    endless.chmod(0o755)
+    write(tmp_path / "a.mp4", twins.movie(0, 5))
+    program = ("from datasets import videos\n"
+               f"videos.imageio_ffmpeg.get_ffmpeg_exe = lambda: {str(endless)!r}\n"
+               f"videos.read({str(tmp_path / 'a.mp4')!r}, videos.Form())")
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    decoder = int((tmp_path / "pid").read_text())
+    while os.path.exists(f"/proc/{decoder}") and "Z" not in status_of(decoder):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def status_of(process):
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{process}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+    return "Z"
 
 
 def test_no_program_on_the_path_is_needed(tmp_path, monkeypatch):

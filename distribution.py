@@ -57,12 +57,13 @@ def compiles(share, model):
 def devices_text(share, model):
     """What trains, in a line: kind and number of devices, precision, compiled or not."""
     gpus = tf.config.list_physical_devices("GPU")
-    kind = "GPU" if gpus else "CPU"
-    names = {tf.config.experimental.get_device_details(gpu).get("device_name", "") for gpu in gpus}
+    kind = ("GPU" if gpus else "CPU") + "s" * (share.replicas > 1)
+    if gpus:
+        names = {tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus}
+        kind += f" ({', '.join(sorted(map(str, names)))})"
     workers = f" of {share.num_workers} workers" if share.num_workers > 1 else ""
-    return (f"Trains on {share.replicas} {kind}{'s' * (share.replicas > 1)}{workers}"
-            f"{f' ({chr(44).join(sorted(names))})' if any(names) else ''}, in {model.config.precision}, "
-            f"{'compiled by XLA' if compiles(share, model) else 'not compiled'}")
+    compiled = "compiled by XLA" if compiles(share, model) else "not compiled"
+    return f"Trains on {share.replicas} {kind}{workers}, in {model.config.precision}, {compiled}"
 
 
 class Share:

@@ -111,7 +111,7 @@ def train(config, share, clips, validation, model, optimizer, checkpoints, start
     before = None  # the metrics of the step before: checked while a GPU computes this one
     with (runs.Interrupts() as interrupts, Progress(config, start, total, share.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
-        if tools.use_xla(config):
+        if distribution.compiles(share, model):
             progress.say("Compiling the training step, which may take minutes.")
         for index, batch in batches:
             optimizer.learning_rate = learning_rate(config, index, total)

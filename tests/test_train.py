@@ -31,6 +31,7 @@ def test_a_run_leaves_what_the_readme_names(run_dir):
             line["total_loss"], line["nll_term"] + line["kl_term"], rtol=1e-5)
     assert (run_dir / "model" / "checkpoint").exists()
     assert (run_dir / "model_20" / "checkpoint").exists()
+    assert all((run_dir / name).exists() for name in ("config.yml", "data.json", "lock", "model_best"))
     assert run_dir.name.startswith("moving_digits_demo_cwvae_rssmcell_2l_f2_")
     for split in ("train", "val"):
         tags = [value.tag for file in (run_dir / split).iterdir()

@@ -224,9 +224,7 @@ def with_gradient(function, sources):
 
 def table(seconds, frames):
     """Prints a line a part. Returns the same as a list of dicts."""
-    print(machine())
-    print(f"{'':<32}{'median ms':>10}{'min':>10}{'max':>10}{'a second':>10}{'frames/s':>10}{'':>9}")
-    rows = []
+    rows, lines = [], [["", "median ms", "min", "max", "a second", "frames/s", "over plain"]]
     for name, values in seconds.items():
         row = {"name": name, "seconds": values, "median_s": statistics.median(values),
                "frames_per_s": frames / statistics.median(values)}
@@ -234,11 +232,12 @@ def table(seconds, frames):
         if f"plain {name}" in seconds:
             pairs = zip(seconds[f"plain {name}"], values, strict=True)
             row["speedup_over_plain"] = statistics.median(plain / fast for plain, fast in pairs)
-            ratio = f"{row['speedup_over_plain']:>8.2f}x"
+            ratio = f"{row['speedup_over_plain']:.2f}x"
         times = [row["median_s"], min(values), max(values)]
-        print(f"{name:<32}" + "".join(f"{1e3 * time:>10.1f}" for time in times)
-              + f"{1 / row['median_s']:>10.2f}{row['frames_per_s']:>10.0f}{ratio}")
+        lines.append([name, *(f"{1e3 * time:.1f}" for time in times), f"{1 / row['median_s']:.2f}",
+                      f"{row['frames_per_s']:.0f}", ratio])
         rows.append(row)
+    print(f"{machine()}\n{metrics.markdown(lines)}")
     return rows
 
 

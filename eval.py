@@ -61,16 +61,15 @@ def main():
         "checkpoint": checkpoint, "eval_seed": flags.seed, "num_examples": flags.num_examples,
         "num_samples": flags.num_samples, "data_digest": digest(data, config.open_loop_ctx)}
     with runs.directory_atomically(out, numbered=not flags.out) as part:
-        numbers = evaluate(config, model, data, flags, settings, part)
-        report.save_page(part)
-    print(f"{report.table_text(numbers)}\nNumbers and pictures are in {part.removesuffix('.part')}: "
+        table = evaluate(config, model, data, flags, settings, part)
+    print(f"{table}\nNumbers and pictures are in {part.removesuffix('.part')}: "
           f"see report.html first")
 
 
 def evaluate(config, model, data, flags, settings, out):
-    """Predicts flags.num_examples videos, and writes what the README names into `out`, but the report.
+    """Predicts flags.num_examples videos and writes everything that the README names into `out`.
 
-    Returns: what is in summary.json.
+    Returns: a table of the metrics beside those of the trivial predictors, as text.
     """
     networks = {name: getattr(flags, name) for name, metric in metrics.METRICS.items()
                 if metric.networks and getattr(flags, name)}
@@ -107,7 +106,9 @@ def evaluate(config, model, data, flags, settings, out):
         distance = fvd(truth, predicted, config.eval_seq_len - config.open_loop_ctx) | {
             "fvd_convention": FVD_CONVENTION}
     predicted = flags.num_examples * flags.num_samples * (config.eval_seq_len - config.open_loop_ctx)
-    return save_numbers(out, values, scored, settings, predicted / seconds, distance)
+    numbers = save_numbers(out, values, scored, settings, predicted / seconds, distance)
+    report.save_page(out)
+    return report.table_text(numbers)
 
 
 def digest(data, context):

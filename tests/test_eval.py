@@ -386,6 +386,6 @@ def test_flags_change_the_config_of_the_run(run_dir):
 
 def test_a_data_root_that_is_not_there_is_one_line_and_is_not_made(run_dir, refusal, tmp_path):
     missing = tmp_path / "missing"
-    assert f"data_root: there is no '{missing}'" in refusal(
+    assert f"data_root: there is nothing at {missing}" in refusal(
         evaluation.main, "--model-dir", run_dir, "--data-root", missing)
     assert not missing.exists()

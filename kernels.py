@@ -6,6 +6,7 @@ and at the start every form is compared with the plain one (see check).
 
 import collections
 import functools
+import math
 import sys
 
 import numpy as np
@@ -323,9 +324,16 @@ class FastEncoder(Encoder):
         return embeddings
 
     def convolve(self, frames):
-        used = frames.shape[1] - 2  # the second layer does not see what comes of the last two pixels
-        frames = tf.cast(frames[:, :used, :used], self.convs[0].compute_dtype)
-        for layer in self.convs[:-1]:
+        first, second, *middle = self.convs[:-1]
+        if first.filters <= 8:  # more make plain convolutions as fast, or faster
+            frames = tf.cast(to_blocks(frames), first.compute_dtype)
+            frames = _leaky_relu(conv_of_blocks(frames, 2, *weights_of(first)))
+            frames = _leaky_relu(conv_of_blocks(frames, 1, *weights_of(second)))
+        else:
+            used = frames.shape[1] - 2  # the second layer does not see what comes of the last two pixels
+            frames = tf.cast(frames[:, :used, :used], first.compute_dtype)
+            frames = conv(conv(frames, *weights_of(first)), *weights_of(second))
+        for layer in middle:
             frames = conv(frames, *weights_of(layer))
         return conv_by_blocks(frames, *weights_of(self.convs[-1]))
 
@@ -356,15 +364,20 @@ class FastDecoder(Decoder):
     def log_prob(self, states, video):
         rows = tf.reshape(states, [-1, states.shape[-1]])
         decoded = recomputed(self.decode_blocks, rows) if self.config.remat else self.decode_blocks(rows)
-        size, channels = video.shape[-2:]
-        blocks = [size // BLOCK, BLOCK, size // BLOCK, BLOCK, channels]
-        video = tf.transpose(tf.reshape(video, [-1, *blocks]), [0, 1, 3, 2, 4, 5])  # on all cores
-        squares = tf.math.squared_difference(decoded, tf.reshape(video, tf.shape(decoded)))
+        squares = tf.math.squared_difference(decoded, to_blocks(tf.reshape(video, [-1, *video.shape[-3:]])))
         squares = tf.reshape(tf.reduce_sum(squares, [1, 2, 3]), tf.shape(states)[:-1])
-        return self.log_normal(squares, size**2 * channels)
+        return self.log_normal(squares, math.prod(video.shape[-3:]))
 
 
 FAST = {RSSMCell: FastRSSMCell, Encoder: FastEncoder, Decoder: FastDecoder}
+
+
+def to_blocks(frames):
+    """[N, S, S, C] to blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]: space_to_depth, on all cores."""
+    size, channels = frames.shape[2:]
+    frames = tf.reshape(frames, [-1, size // BLOCK, BLOCK, size // BLOCK, BLOCK, channels])
+    frames = tf.transpose(frames, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(frames, [-1, size // BLOCK, size // BLOCK, BLOCK**2 * channels])
 
 
 def weights_of(layer):
@@ -476,6 +489,40 @@ def conv_transpose(x, kernel, bias):
     y = tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID")
     y = _leaky_relu(tf.nn.bias_add(y, bias))
     return y, lambda dy: _transpose_gradient(x, kernel, _leaky_relu_gradient(dy, y))
+
+
+def conv_of_blocks(x, block, kernel, bias):
+    """A convolution, kernel 4, stride 2, no padding, from blocks of pixels to blocks half as large.
+
+    Args:
+      x: [N, H, W, (2 b)^2 C], in blocks of 2 b x 2 b pixels.
+      block: b.
+      kernel: [4, 4, C, F].
+      bias: [F].
+
+    Returns: [N, H - 1, W - 1, b^2 F], in blocks of b x b pixels; pixels beyond the last whole block are
+    left out.
+    """
+    channels, filters = kernel.shape[2:]
+    moves = [[2 * a, 4 * block - 4 - 2 * a] for a in range(block)]
+    kernels = tf.stack([tf.stack([
+        tf.pad(kernel, [down, right, [0, 0], [0, 0]]) for right in moves]) for down in moves])
+    kernels = tf.reshape(kernels, [block, block, 2, 2 * block, 2, 2 * block, channels, filters])
+    kernels = tf.transpose(kernels, [2, 4, 3, 5, 6, 0, 1, 7])
+    kernels = tf.reshape(kernels, [2, 2, 4 * block**2 * channels, block**2 * filters])
+    return _conv_of_stride_1(x, kernels, tf.tile(bias, [block**2]))
+
+
+@tf.custom_gradient
+def _conv_of_stride_1(x, kernel, bias):
+    y = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "VALID"), bias)
+
+    def gradient(dy):
+        d_x = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1, 1, 1, 1], padding="VALID")
+        return d_x, _filter_gradient(x, kernel, dy, 1), _bias_gradient(dy)
+
+    return y, gradient
 
 
 def conv_transpose_to_blocks(x, block, kernel, bias):

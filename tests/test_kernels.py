@@ -59,6 +59,7 @@ CASES = {
     "recomputed activations": dict(remat=True),
     "no dense layers": dict(enc_dense_layers=0),
     "small images": dict(image_size=32),
+    "more filters": dict(channels_mult=0.5, frames=2, open_loop_ctx=2, tmp_abs_factor=1, eval_seq_len=4),
     "large images": dict(image_size=128, batch=1, frames=5, channels=3),
 }
 
@@ -226,6 +227,20 @@ def test_two_conv_transposes_in_blocks_equal_tensorflows(height, width, channels
         blocks, plain,
         [random(2, height, width, 4), random(6, 6, 2, 4) / 10, random(2),
          random(6, 6, channels, 2) / 10, random(channels)])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_two_convolutions_of_blocks_equal_tensorflows(channels):
+    def blocks(x, k1, b1, k2, b2):
+        hidden = kernels.conv_of_blocks(tf.nn.space_to_depth(x, 4), 2, k1, b1)
+        return kernels.conv_of_blocks(hidden, 1, k2, b2)
+
+    def plain(x, k1, b1, k2, b2):
+        return tf.nn.conv2d(tf.nn.conv2d(x, k1, 2, "VALID") + b1, k2, 2, "VALID") + b2
+
+    assert_same_function(
+        blocks, plain, [random(2, 16, 16, channels), random(4, 4, channels, 2) / 4, random(2),
+                        random(4, 4, 2, 3) / 4, random(3)])
 
 
 @pytest.mark.parametrize("height, width, channels, filters", [(6, 6, 3, 2), (4, 10, 1, 5)])

@@ -364,9 +364,10 @@ class FastDecoder(Decoder):
     def log_prob(self, states, video):
         rows = tf.reshape(states, [-1, states.shape[-1]])
         decoded = recomputed(self.decode_blocks, rows) if self.config.remat else self.decode_blocks(rows)
-        squares = tf.math.squared_difference(decoded, to_blocks(tf.reshape(video, [-1, *video.shape[-3:]])))
+        video = to_blocks(tf.reshape(video, [-1, *video.shape[-3:]]))
+        squares = tf.math.squared_difference(decoded, video)
         squares = tf.reshape(tf.reduce_sum(squares, [1, 2, 3]), tf.shape(states)[:-1])
-        return self.log_normal(squares, math.prod(video.shape[-3:]))
+        return self.log_normal(squares, math.prod(decoded.shape[1:]))
 
 
 FAST = {RSSMCell: FastRSSMCell, Encoder: FastEncoder, Decoder: FastDecoder}
@@ -519,7 +520,7 @@ def _conv_of_stride_1(x, kernel, bias):
 
     def gradient(dy):
         d_x = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1, 1, 1, 1], padding="VALID")
+            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1] * 4, padding="VALID")
         return d_x, _filter_gradient(x, kernel, dy, 1), _bias_gradient(dy)
 
     return y, gradient

@@ -59,7 +59,7 @@ CASES = {
     "recomputed activations": dict(remat=True),
     "no dense layers": dict(enc_dense_layers=0),
     "small images": dict(image_size=32),
-    "more filters": dict(channels_mult=0.5, frames=2, open_loop_ctx=2, tmp_abs_factor=1, eval_seq_len=4),
+    "more filters": dict(channels_mult=0.5, frames=4, open_loop_ctx=2),
     "large images": dict(image_size=128, batch=1, frames=5, channels=3),
 }
 

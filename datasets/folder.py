@@ -157,13 +157,16 @@ def _digest(text):
 
 
 def _known_splits(path):
-    """The split of each file that the store at path has read, by the end of its path."""
-    header = store.read_header(path) or {"splits": {}}
-    known = {}
-    for split, found in header["splits"].items():
-        for name in found["names"]:
-            parts = re.sub(r"(:.*)?(\[\d+\])?$", "", name).split(os.sep)
-            known |= {os.sep.join(parts[first:]): split for first in range(len(parts))}
+    """The split of each file that the store at path has read."""
+    header = store.read_header(path) or {"splits": {}, "pieces": {}}
+    split_of = {name: split for split, found in header["splits"].items() for name in found["names"]}
+    if "pieces" in header:
+        return {key.partition("\n")[0]: split_of[piece["names"][0]]
+                for key, piece in header["pieces"].items() if piece["names"]}
+    known = {}  # Format 1 has whole paths, of a folder that may have been moved: by their ends.
+    for name, split in split_of.items():
+        parts = re.sub(r"\[\d+\]$", "", name).split(os.sep)
+        known |= {os.sep.join(parts[first:]): split for first in range(len(parts))}
     return known
 
 

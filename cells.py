@@ -98,14 +98,14 @@ class Cell(tf.keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def scan(self, state, context, noise, keep, embedding=None):
+    def scan(self, state, context, noise, reset, embedding=None):
         """Runs N ticks.
 
         Args:
           state: the State before the first tick.
           context: [B, N, context_size].
           noise: [B, N, ...], see noise.
-          keep: [N], 0 at the ticks that forget z_{t-1}, 1 elsewhere.
+          reset: [N], 1 at the ticks that see zeros for z_{t-1}, 0 elsewhere.
           embedding: [B, N, obs_size], or None to run the prior alone.
 
         Returns: a Level.
@@ -114,12 +114,12 @@ class Cell(tf.keras.layers.Layer):
             swap, (context, noise) if embedding is None else (context, noise, embedding))
 
         def step(before, inputs):
-            keep, inputs = inputs
-            return self.tick(State(before.stoch * keep, before.deter), *inputs)
+            reset, inputs = inputs
+            return self.tick(State(before.stoch * (1 - reset), before.deter), *inputs)
 
         like = self.tick(state, *(x[0] for x in inputs))  # tf.scan wants the form of what it carries
         first = tf.nest.map_structure(tf.zeros_like, like)._replace(**state._asdict())
-        return tf.nest.map_structure(swap, tf.scan(step, (keep, inputs), first))
+        return tf.nest.map_structure(swap, tf.scan(step, (reset, inputs), first))
 
 
 class RSSMCell(Cell):

@@ -81,18 +81,18 @@ class CWVAE(tf.keras.Model):
         observes = observes or [embeddings is not None] * len(self.cells)
         levels = [None] * len(self.cells)
         for level, ticks in reversed(list(enumerate(self.ticks(frames)))):
-            keep = tf.ones([ticks])
+            reset = tf.zeros([ticks])
             if level == len(self.cells) - 1:
                 context = tf.repeat(tf.zeros_like(state_vector(states[level]))[:, None], ticks, 1)
             else:
                 factor = self.config.factors[level]
                 context = tf.repeat(state_vector(levels[level + 1]), factor, axis=1)[:, :ticks]
                 if self.config.cell_reset_state:
-                    keep = tf.cast(tf.range(ticks) % factor > 0, tf.float32)
+                    reset = tf.cast(tf.range(ticks) % factor == 0, tf.float32)
             if level == 0 and self.action_size:
                 context = tf.concat([context, actions], -1)
             levels[level] = self.cells[level].scan(
-                states[level], context, noise[level], keep,
+                states[level], context, noise[level], reset,
                 embeddings[level] if observes[level] else None)
         return levels
 

@@ -88,10 +88,10 @@ class FastRSSMCell(RSSMCell):
         context, embedding = (
             trial_input(1, 2, layer.kernel.shape[0] - n)
             for layer, n in zip((self.prior_input, self.posterior_input), sizes, strict=True))
-        keep = tf.constant([1.0, 0.0])
-        return [self.scan(state, context, noise, keep, e) for e in (embedding, None)]
+        reset = tf.constant([0.0, 1.0])
+        return [self.scan(state, context, noise, reset, e) for e in (embedding, None)]
 
-    def scan(self, state, context, noise, keep, embedding=None):
+    def scan(self, state, context, noise, reset, embedding=None):
         dtype = self.compute_dtype
         stoch_kernel, context_kernel = rows(self.prior_input, self.stoch_size)
         context_input = product(context, context_kernel, dtype) + self.prior_input.bias
@@ -109,7 +109,8 @@ class FastRSSMCell(RSSMCell):
             stoch_kernel, self.gru.kernel, self.gru.recurrent_kernel, self.gru.bias, head, *gaussian,
             *hidden]))
         stoch, deter, mean, stddev = rollout(
-            state, context_input, head_input, noise, keep, weights, self.config.cell_min_stddev, dtype)
+            state, context_input, head_input, noise, 1 - reset, weights, self.config.cell_min_stddev,
+            dtype)
         posterior = Gaussian(mean, stddev)
         return Level(stoch, deter, posterior if embedding is None else self.prior(deter), posterior)
 
@@ -146,7 +147,7 @@ Weights = collections.namedtuple(
     defaults=(None, None))
 
 
-def rollout(state, context_input, head_input, noise, keep, weights, min_stddev, dtype):
+def rollout(state, context_input, head_input, noise, kept, weights, min_stddev, dtype):
     """Runs N ticks of z_t, h_t = cell(z_{t-1}, h_{t-1}).
 
     Args:
@@ -154,7 +155,7 @@ def rollout(state, context_input, head_input, noise, keep, weights, min_stddev, 
       context_input: what is added to the prior's first layer, [B, N, E].
       head_input: what is added to the first layer on the way to z_t, [B, N, E].
       noise: [B, N, Z]; zeros make samples of means.
-      keep: [N], 0 at the ticks that forget z_{t-1}, 1 elsewhere.
+      kept: [N], 0 at the ticks that see zeros for z_{t-1}, 1 elsewhere.
       weights: Weights.
       min_stddev: added to the softplus.
       dtype: of the operands of products; all else is float32.
@@ -162,18 +163,18 @@ def rollout(state, context_input, head_input, noise, keep, weights, min_stddev, 
     Returns: float32 z [B, N, Z], h [B, N, H], mean [B, N, Z] and stddev [B, N, Z].
     """
     sizes = [weights.stoch.shape[0]] * 2
-    noise, keep = swap(noise), keep[:, None, None]
+    noise, kept = swap(noise), kept[:, None, None]
     given = [weight for weight in weights if weight is not None]
 
     @tf.custom_gradient
     def run(stoch, deter, context_input, head_input, *given):
         w = Weights(*given)
         z, h, gaussian = _forward(
-            stoch, deter, context_input, head_input, noise, keep, w, min_stddev, dtype)
+            stoch, deter, context_input, head_input, noise, kept, w, min_stddev, dtype)
 
         def gradient(dz, dh, dgaussian):
             return _backward(
-                stoch, deter, context_input, head_input, noise, keep, w, z, h, gaussian,
+                stoch, deter, context_input, head_input, noise, kept, w, z, h, gaussian,
                 dz, dh, dgaussian, dtype)
 
         return (z, h, gaussian), gradient
@@ -183,7 +184,7 @@ def rollout(state, context_input, head_input, noise, keep, weights, min_stddev, 
     return swap(z), swap(h), mean, tf.nn.softplus(raw) + min_stddev
 
 
-def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev, dtype):
+def _forward(stoch, deter, context_input, head_input, noise, kept, w, min_stddev, dtype):
     """The loop over time-major inputs [N, B, ...]. Returns z, h and the Gaussians' [mean, raw]."""
     ticks = noise.shape[0]
     stoch_kernel, gru_kernel, gaussian_kernel = (
@@ -194,7 +195,7 @@ def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev
     embed = w.head.shape[1]
 
     def tick(t, z, h, recurrent, states):
-        x = tf.nn.relu(_times(z * keep[t], stoch_kernel) + context_input[t])
+        x = tf.nn.relu(_times(z * kept[t], stoch_kernel) + context_input[t])
         update, _, _, new = _gates(_times(x, gru_kernel) + w.bias[0], recurrent)
         h = update * h + (1 - update) * new
         head, recurrent = tf.split(_times(h, deter_kernel), [embed, recurrent.shape[1]], axis=-1)
@@ -214,7 +215,7 @@ def _forward(stoch, deter, context_input, head_input, noise, keep, w, min_stddev
     return tf.split(states.stack(), [stoch.shape[1], deter.shape[1], 2 * stoch.shape[1]], axis=-1)
 
 
-def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gaussian,
+def _backward(stoch, deter, context_input, head_input, noise, kept, w, z, h, gaussian,
               dz, dh, dgaussian, dtype):
     """The gradients of run's arguments from those of its results, [N, B, ...] each."""
     ticks = noise.shape[0]
@@ -222,17 +223,17 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
     times = functools.partial(product, dtype=dtype)
 
     # All that the states determine, for all ticks at once.
-    z_before = tf.concat([stoch[None], z[:-1]], 0) * keep
+    z_before = tf.concat([stoch[None], z[:-1]], 0) * kept
     h_before = tf.concat([deter[None], h[:-1]], 0)
     x = tf.nn.relu(times(z_before, w.stoch) + context_input)
     update, reset, past_new, new = _gates(
         times(x, w.kernel) + w.bias[0], times(h_before, w.recurrent) + w.bias[1])
     y = tf.nn.relu(times(h, w.head) + head_input)
     y_last = y if w.hidden is None else tf.nn.relu(times(y, w.hidden) + w.hidden_bias)
-    by_raw = tf.sigmoid(tf.split(gaussian, 2, axis=-1)[1]) * noise  # of z_t
-    by_update = (h_before - new) * update * (1 - update)  # of h_t, each
-    by_new = (1 - update) * (1 - new**2)
-    by_reset = past_new * reset * (1 - reset)  # of new's argument
+    raw_slope = tf.sigmoid(tf.split(gaussian, 2, axis=-1)[1]) * noise  # of z_t
+    update_slope = (h_before - new) * update * (1 - update)  # of h_t, each
+    new_slope = (1 - update) * (1 - new**2)
+    reset_slope = past_new * reset * (1 - reset)  # of new's argument
     open_x, open_y, open_last = (tf.cast(a > 0, tf.float32) for a in (x, y, y_last))
 
     stoch_kernel, gru_kernel, gaussian_kernel = (
@@ -242,16 +243,16 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
 
     def tick(t, z_later, h_later, recurrent_later, gradients):
         d_z = dz[t] + z_later
-        d_gaussian = dgaussian[t] + tf.concat([d_z, d_z * by_raw[t]], -1)
+        d_gaussian = dgaussian[t] + tf.concat([d_z, d_z * raw_slope[t]], -1)
         d_last = _times(d_gaussian, gaussian_kernel) * open_last[t]
         d_y = d_last if hidden is None else _times(d_last, hidden) * open_y[t]
         d_h = dh[t] + h_later + _times(tf.concat([d_y, recurrent_later], -1), deter_kernel)
-        d_update, d_new = d_h * by_update[t], d_h * by_new[t]
-        d_reset = d_new * by_reset[t]
+        d_update, d_new = d_h * update_slope[t], d_h * new_slope[t]
+        d_reset = d_new * reset_slope[t]
         d_input = tf.concat([d_update, d_reset, d_new], -1)
         d_recurrent = tf.concat([d_update, d_reset, d_new * reset[t]], -1)
         d_x = _times(d_input, gru_kernel) * open_x[t]
-        d_z = _times(d_x, stoch_kernel) * keep[t]
+        d_z = _times(d_x, stoch_kernel) * kept[t]
         gradients = gradients.write(
             t, tf.concat([d_gaussian, d_last, d_y, d_input, d_recurrent, d_x], -1))
         return t - 1, d_z, d_h * update[t], d_recurrent, gradients
@@ -265,20 +266,21 @@ def _backward(stoch, deter, context_input, head_input, noise, keep, w, z, h, gau
     d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = tf.split(gradients.stack(), sizes, axis=-1)
     d_deter += times(recurrent_later, tf.transpose(w.recurrent))
 
-    def of_kernel(inputs, d_outputs):
+    def kernel_gradient(inputs, d_outputs):
         inputs, d_outputs = (tf.reshape(a, [-1, a.shape[-1]]) for a in (inputs, d_outputs))
         return times(tf.transpose(inputs), d_outputs)
 
-    def of_bias(d_outputs):
+    def bias_gradient(d_outputs):
         return tf.reduce_sum(d_outputs, [0, 1])
 
     weights = Weights(
-        stoch=of_kernel(z_before, d_x), kernel=of_kernel(x, d_input),
-        recurrent=of_kernel(h_before, d_recurrent),
-        bias=tf.stack([of_bias(d_input), of_bias(d_recurrent)]), head=of_kernel(h, d_y),
-        gaussian=of_kernel(y_last, d_gaussian), gaussian_bias=of_bias(d_gaussian))
+        stoch=kernel_gradient(z_before, d_x), kernel=kernel_gradient(x, d_input),
+        recurrent=kernel_gradient(h_before, d_recurrent),
+        bias=tf.stack([bias_gradient(d_input), bias_gradient(d_recurrent)]),
+        head=kernel_gradient(h, d_y),
+        gaussian=kernel_gradient(y_last, d_gaussian), gaussian_bias=bias_gradient(d_gaussian))
     if w.hidden is not None:
-        weights = weights._replace(hidden=of_kernel(y, d_last), hidden_bias=of_bias(d_last))
+        weights = weights._replace(hidden=kernel_gradient(y, d_last), hidden_bias=bias_gradient(d_last))
     return d_stoch, d_deter, d_x, d_y, *(a for a in weights if a is not None)
 
 

@@ -315,6 +315,10 @@ def restore(prefix, **objects):
     try:
         if release.is_release(prefix):
             step = release.restore(prefix, objects["model"])
+            if objects["model"].config.cell_reset_state:
+                print(f"{prefix}: cell_reset_state zeroes the previous stochastic state as the level "
+                      f"above ticks; the original release's alternates with every tick, so predictions "
+                      f"differ.", file=sys.stderr)
             if "step" in objects:
                 objects["step"].assign(step)
             return

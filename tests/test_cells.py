@@ -31,11 +31,11 @@ def build(name, level=1, dtype="float32"):
 
 
 def inputs(cell, ticks=6, batch=2):
-    """State, context, noise, keep and embedding of a sequence."""
+    """State, context, noise, reset and embedding of a sequence."""
     stoch, deter = cell.sizes(cell.config, cell.level)
     state = State(random(10, batch, stoch), random(11, batch, deter))
     return (state, random(12, batch, ticks, 4), cell.noise([0, 1], batch, ticks),
-            tf.constant([1.0, 1, 0, 1, 0, 1][:ticks]), random(13, batch, ticks, 6))
+            tf.constant([0.0, 0, 1, 0, 1, 0][:ticks]), random(13, batch, ticks, 6))
 
 
 @pytest.fixture(params=CELLS)
@@ -46,8 +46,8 @@ def cell(request):
 @pytest.mark.parametrize("observes", [True, False])
 @pytest.mark.parametrize("ticks", [1, 6])
 def test_shapes(cell, ticks, observes):
-    state, context, noise, keep, embedding = inputs(cell, ticks)
-    level = cell.scan(state, context, noise, keep, embedding if observes else None)
+    state, context, noise, reset, embedding = inputs(cell, ticks)
+    level = cell.scan(state, context, noise, reset, embedding if observes else None)
     stoch, deter = cell.sizes(cell.config, 1)
     assert level.stoch.shape == (2, ticks, stoch) and level.deter.shape == (2, ticks, deter)
     for distribution in (level.prior, level.posterior):
@@ -57,10 +57,10 @@ def test_shapes(cell, ticks, observes):
 
 
 def test_a_scan_is_its_ticks_one_by_one(cell):
-    state, context, noise, keep, embedding = inputs(cell)
-    scanned = cell.scan(state, context, noise, keep, embedding)
+    state, context, noise, reset, embedding = inputs(cell)
+    scanned = cell.scan(state, context, noise, reset, embedding)
     for t in range(6):
-        level = cell.tick(State(state.stoch * keep[t], state.deter), context[:, t], noise[:, t],
+        level = cell.tick(State(state.stoch * (1 - reset[t]), state.deter), context[:, t], noise[:, t],
                           embedding[:, t])
         for all_ticks, one in zip(tf.nest.flatten(scanned), tf.nest.flatten(level), strict=True):
             np.testing.assert_allclose(all_ticks[:, t], one, rtol=1e-4, atol=1e-5)
@@ -69,12 +69,12 @@ def test_a_scan_is_its_ticks_one_by_one(cell):
 
 @pytest.mark.parametrize("observes", [True, False])
 def test_a_sequence_in_two_pieces_equals_the_sequence(cell, observes):
-    state, context, noise, keep, embedding = inputs(cell)
+    state, context, noise, reset, embedding = inputs(cell)
     embedding = embedding if observes else None
-    whole = cell.scan(state, context, noise, keep, embedding)
+    whole = cell.scan(state, context, noise, reset, embedding)
     pieces = []
     for piece in (slice(0, 4), slice(4, 6)):
-        level = cell.scan(state, context[:, piece], noise[:, piece], keep[piece],
+        level = cell.scan(state, context[:, piece], noise[:, piece], reset[piece],
                           embedding[:, piece] if observes else None)
         pieces.append(level)
         state = State(level.stoch[:, -1], level.deter[:, -1])
@@ -89,9 +89,9 @@ def test_a_seed_decides_the_noise(cell):
 
 
 def test_noise_decides_the_samples_and_none_gives_the_mode(cell):
-    state, context, noise, keep, embedding = inputs(cell)
+    state, context, noise, reset, embedding = inputs(cell)
     one, again, other, mode, mode_again = (
-        cell.scan(state, context, n, keep, embedding).stoch
+        cell.scan(state, context, n, reset, embedding).stoch
         for n in (noise, noise, cell.noise([5, 6], 2, 6), tf.zeros_like(noise), tf.zeros_like(noise)))
     np.testing.assert_array_equal(one, again)
     np.testing.assert_array_equal(mode, mode_again)
@@ -99,28 +99,28 @@ def test_noise_decides_the_samples_and_none_gives_the_mode(cell):
 
 
 def test_equal_distributions_have_no_divergence_and_others_do(cell):
-    state, context, noise, keep, embedding = inputs(cell)
-    level = cell.scan(state, context, noise, keep, embedding)
+    state, context, noise, reset, embedding = inputs(cell)
+    level = cell.scan(state, context, noise, reset, embedding)
     np.testing.assert_allclose(level.prior.kl(level.prior), 0, atol=1e-5)
     assert np.all(level.posterior.kl(level.prior) > 0)
 
 
 def test_without_an_embedding_the_posterior_is_the_prior(cell):
-    state, context, noise, keep, _ = inputs(cell)
-    level = cell.scan(state, context, noise, keep)
+    state, context, noise, reset, _ = inputs(cell)
+    level = cell.scan(state, context, noise, reset)
     for p, q in zip(level.prior, level.posterior, strict=True):
         np.testing.assert_array_equal(p, q)
 
 
 def test_gradients_reach_every_variable_and_stop_where_they_should(cell):
-    state, context, noise, keep, embedding = inputs(cell)
+    state, context, noise, reset, embedding = inputs(cell)
     weights = random(3, 2, 6, state.stoch.shape[1])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([state, context, embedding])
-        level = cell.scan(state, context, noise, keep, embedding)
+        level = cell.scan(state, context, noise, reset, embedding)
         all_of_it = tf.reduce_sum(level.posterior.kl(level.prior)) + tf.reduce_sum(level.stoch * weights)
         last_alone = tf.reduce_sum(level.stoch[:, :1] * weights[:, :1])
-        imagined = tf.reduce_sum(cell.scan(state, context, noise, keep).stoch * weights)
+        imagined = tf.reduce_sum(cell.scan(state, context, noise, reset).stoch * weights)
     for variable, gradient in zip(
             cell.trainable_variables, tape.gradient(all_of_it, cell.trainable_variables), strict=True):
         assert gradient is not None and np.abs(gradient).max() > 0, variable.path
@@ -137,8 +137,8 @@ def test_a_forgotten_state_does_not_count(cell):
     state, context, noise, _, embedding = inputs(cell)
     other = State(state.stoch + 1, state.deter)
     kept, forgotten = (
-        [cell.scan(s, context, noise, tf.constant([first, *[1.0] * 5]), embedding).deter
-         for s in (state, other)] for first in (1.0, 0.0))
+        [cell.scan(s, context, noise, tf.constant([first, *[0.0] * 5]), embedding).deter
+         for s in (state, other)] for first in (0.0, 1.0))
     assert not np.allclose(*kept)
     np.testing.assert_array_equal(*forgotten)
 
@@ -146,9 +146,9 @@ def test_a_forgotten_state_does_not_count(cell):
 @pytest.mark.parametrize("name", CELLS)
 def test_bfloat16_rounds_products_alone(name):
     full, half = build(name), build(name, dtype="mixed_bfloat16")
-    state, context, noise, keep, embedding = inputs(full)
+    state, context, noise, reset, embedding = inputs(full)
     noise = tf.zeros_like(noise)
-    ours, theirs = (cell.scan(state, context, noise, keep, embedding) for cell in (half, full))
+    ours, theirs = (cell.scan(state, context, noise, reset, embedding) for cell in (half, full))
     assert all(tensor.dtype == tf.float32 for tensor in tf.nest.flatten(ours))
     np.testing.assert_allclose(ours.deter, theirs.deter, atol=0.03)
 

@@ -267,3 +267,11 @@ def test_scripts_take_a_release_as_one_of_our_runs(run_dir, workplace, tmp_path)
         tmp_path / "logs", "--max-steps", 2))
     assert "from step 0 to" in output and f"Starts from the weights of {theirs}" in output
     assert (theirs / "model" / "model.ckpt.index").exists()
+
+
+def test_a_release_that_resets_states_is_said_to_differ(tmp_path, capsys):
+    for reset in (False, True):
+        model = build(tiny(cell_reset_state=reset))
+        prefix = write(tmp_path / "model" / "model.ckpt", scoped(weights_of(model)))
+        runs.restore(prefix, model=model)
+        assert capsys.readouterr().err.count("the original release's alternates") == reset

@@ -149,8 +149,8 @@ def dream_frames(config, model, batch, flags):
     seed = fold_in([flags.seed, 0], flags.example)
 
     @tf.function(jit_compile=tools.use_xla(config))
-    def ahead(states, noise, actions):
-        latents, states = model.predict_ahead(states, chunk, noise, actions)
+    def imagine(states, noise, actions):
+        latents, states = model.imagine(states, chunk, noise, actions)
         frames = model.decoder(latents)[0]
         finite = tf.reduce_all(tf.math.is_finite(frames))
         return states, to_uint8(tf.clip_by_value(frames, 0.0, 1.0)), finite
@@ -165,7 +165,7 @@ def dream_frames(config, model, batch, flags):
                 following = actions[:, context + start:][:, :chunk]
                 missing = chunk - following.shape[1]  # after the last frame that is kept
                 following = np.pad(following, [(0, 0), (0, missing), (0, 0)])
-            states, frames, finite = ahead(
+            states, frames, finite = imagine(
                 states, model.noise(fold_in(seed, 1, number), 1, chunk),
                 None if actions is None else following)
             if not finite:
@@ -223,7 +223,7 @@ def levels(config, model, data, flags, settings, out):
                 if reset is not None:
                     states = [State(*map(tf.zeros_like, state)) if level == reset else state
                               for level, state in enumerate(states)]
-                _, scores = predictor.decode(predictor.ahead(states, batch, first), unseen, first)
+                _, scores = predictor.decode(predictor.imagine(states, batch, first), unseen, first)
                 for metric in shown:
                     values.setdefault(f"{metric.name}__{key}", []).append(scores[metric.name].mean(1))
             bar.update(size)

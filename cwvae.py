@@ -186,7 +186,7 @@ class CWVAE(tf.keras.Model):
         one_step = levels[0]._replace(stoch=levels[0].prior.sample(noise[0]))
         return Context(list(map(last_state, levels)), state_vector(levels[0]), state_vector(one_step))
 
-    def predict_ahead(self, states, frames, noise, actions=None):
+    def imagine(self, states, frames, noise, actions=None):
         """Runs the prior alone for so many frames after states, top level first.
 
         states: a State per level, after a whole number of ticks of the top level.
@@ -207,7 +207,7 @@ class CWVAE(tf.keras.Model):
             actions, [context, frames - context], 1)
         observed = self.observe_context(
             video[:, :context], self.noise(fold_in(seed, 0), batch, context), seen)
-        states, _ = self.predict_ahead(
+        states, _ = self.imagine(
             observed.states, frames - context,
             self.noise(fold_in(seed, 1), batch, frames - context), unseen)
         return self.decoder(tf.concat([observed.posterior, states], 1))

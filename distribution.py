@@ -44,29 +44,29 @@ def _nearest_multiple(number, of):
     return max(1, round(number / of)) * of
 
 
-def compiles(share, model):
+def compiles(devices, model):
     """Whether the training step is compiled: whole on one device, on several all but what they exchange.
 
     What TensorFlow needs to differentiate a loop cannot leave a compiled function: there, cells without
     a fast form are not compiled.
     """
     return tools.use_xla(model.config) and (
-        share.replicas == 1 or all(type(cell) in kernels.FAST.values() for cell in model.cells))
+        devices.replicas == 1 or all(type(cell) in kernels.FAST.values() for cell in model.cells))
 
 
-def devices_text(share, model):
+def devices_text(devices, model):
     """What trains, in a line: kind and number of devices, precision, compiled or not."""
     gpus = tf.config.list_physical_devices("GPU")
-    kind = ("GPU" if gpus else "CPU") + "s" * (share.replicas > 1)
+    kind = ("GPU" if gpus else "CPU") + "s" * (devices.replicas > 1)
     if gpus:
         names = {tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus}
         kind += f" ({', '.join(sorted(map(str, names)))})"
-    workers = f" of {share.num_workers} workers" if share.num_workers > 1 else ""
-    compiled = "compiled by XLA" if compiles(share, model) else "not compiled"
-    return f"Trains on {share.replicas} {kind}{workers}, in {model.config.precision}, {compiled}"
+    workers = f" of {devices.num_workers} workers" if devices.num_workers > 1 else ""
+    compiled = "compiled by XLA" if compiles(devices, model) else "not compiled"
+    return f"Trains on {devices.replicas} {kind}{workers}, in {model.config.precision}, {compiled}"
 
 
-class Share:
+class Devices:
     """This worker's part in training.
 
     worker, num_workers: its number among how many. is_chief: whether it logs and saves.
@@ -97,7 +97,7 @@ class Share:
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group % local]))
 
-    def of_workers(self, number):
+    def gather(self, number):
         """A whole number of every worker, as a list; all workers must ask at the same step."""
         if self.num_workers == 1:
             return [number]
@@ -110,7 +110,7 @@ class Share:
 
     def check_start(self, step):
         """Raises UserError unless all workers start from the same step."""
-        steps = self.of_workers(step)
+        steps = self.gather(step)
         other = next((worker for worker, its in enumerate(steps) if its != steps[0]), None)
         if other is not None:
             raise UserError(

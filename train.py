@@ -33,41 +33,41 @@ SIGNALS_EVERY = 10  # steps after which several workers ask each other for a sig
 def main():
     config = runs.load_config(*tools.parse_train_flags())
     strategy = distribution.choose_strategy(config.batch_size)
-    share = distribution.Share(strategy, config.batch_size)
-    clips = data_loader.Clips(config, share.worker, share.num_workers)
+    devices = distribution.Devices(strategy, config.batch_size)
+    clips = data_loader.Clips(config, devices.worker, devices.num_workers)
     validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
-    if share.is_chief:
+    if devices.is_chief:
         with runs.claim_run_dir(config, clips.fingerprint):
-            run(config, share, clips, validation_data, print)
+            run(config, devices, clips, validation_data, print)
     else:
-        run(config, share, clips, validation_data, lambda *_: None)
+        run(config, devices, clips, validation_data, lambda *_: None)
 
 
-def run(config, share, clips, validation_data, say):
+def run(config, devices, clips, validation_data, say):
     """Trains as the config says. Raises tools.Stopped after a signal."""
     say(f"Run directory: {config.run_dir}")
     total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
     tf.keras.utils.set_random_seed(config.seed)
-    with share.strategy.scope():
+    with devices.strategy.scope():
         model = CWVAE(config, clips.action_size)
         optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
         optimizer.build(model.trainable_variables)
         checkpoints = runs.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
         start = checkpoints.restore(config.init_from, say)
-    share.check_start(start)
+    devices.check_start(start)
     say(tools.parameters_text(model))
     if start >= total:
         say(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
         return
     say(f"{clips.num_clips} clips; from step {start} to {total}")
-    say(distribution.devices_text(share, model))
+    say(distribution.devices_text(devices, model))
     config = with_intervals_for(config, total, say)
-    validation = Validation(config, model, validation_data, config.batch_size // share.replicas)
+    validation = Validation(config, model, validation_data, config.batch_size // devices.replicas)
     try:
         stopped = train(
-            config, share, clips, validation, model, optimizer, checkpoints, start, total)
+            config, devices, clips, validation, model, optimizer, checkpoints, start, total)
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        if share.num_workers == 1:
+        if devices.num_workers == 1:
             raise
         sys.exit(f"train.py: a worker was lost ({error.message.splitlines()[0]}). "
                  f"Start all of them again: they go on from the last checkpoint.")
@@ -99,35 +99,35 @@ def learning_rate(config, step, total):
     return config.lr * (1 - done if config.lr_schedule == "linear" else 1)
 
 
-def train(config, share, clips, validation, model, optimizer, checkpoints, start, total):
+def train(config, devices, clips, validation, model, optimizer, checkpoints, start, total):
     """Trains from step `start` to `total`. Returns the number of the signal that stopped it, or 0."""
-    update = share.training_step(model, optimizer)
-    if share.is_chief:
+    update = devices.training_step(model, optimizer)
+    if devices.is_chief:
         if not start:
             checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
         logger = runs.Logger(config.run_dir, start)
     unused = UnusedLevels(total)
     named_every = config.save_named_model_every or sys.maxsize
     before = None  # the metrics of the step before: checked while a GPU computes this one
-    with (runs.Interrupts() as interrupts, Progress(config, start, total, share.is_chief) as progress,
+    with (runs.Interrupts() as interrupts, Progress(config, start, total, devices.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
-        if distribution.compiles(share, model):
+        if distribution.compiles(devices, model):
             progress.say("Compiling the training step, which may take minutes.")
         for index, batch in batches:
             optimizer.learning_rate = learning_rate(config, index, total)
-            metrics = update(share.to_devices(batch["video"]), tf.constant(index),
-                             share.to_devices(batch.get("actions")))
+            metrics = update(devices.to_devices(batch["video"]), tf.constant(index),
+                             devices.to_devices(batch.get("actions")))
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
             # Workers stop together, or the others would wait for the one that stops.
-            asks = share.num_workers == 1 or step % SIGNALS_EVERY == 0
-            stops = max(share.of_workers(interrupts.number)) if asks else 0
+            asks = devices.num_workers == 1 or step % SIGNALS_EVERY == 0
+            stops = max(devices.gather(interrupts.number)) if asks else 0
             ends = step == total
             logs = ends or step % config.save_scalars_every == 0
             saves = ends or stops or step % config.save_model_every == 0
             if logs or saves or step % named_every == 0:
                 stop_unless_finite(metrics, index, clips)
-            if share.is_chief:
+            if devices.is_chief:
                 if logs:
                     scalars = validation.scalars(step) | {"learning_rate": metrics["learning_rate"]}
                     # A loss whose KL does not count in full yet is not to be compared.

@@ -48,7 +48,7 @@ class VideoModel:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1 on")
         batch = {"video": to_float(videos), **self._actions(actions, videos, context + frames, single)}
         predictor = self._predictor(context, frames, samples, seed)
-        states = predictor.ahead(predictor.observe(batch, 0).states, batch, 0)
+        states = predictor.imagine(predictor.observe(batch, 0).states, batch, 0)
         return self._like(video, self._decode_in_pieces(states), single)
 
     def reconstruct(self, video, actions=None, seed=None):

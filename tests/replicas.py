@@ -23,7 +23,7 @@ def run(strategy, settings, optimizer_name, video, steps=2):
         dataset="moving_digits", levels=2, tmp_abs_factor=2, channels_mult=1 / 32, cell_stoch_size=3,
         cell_deter_size=5, cell_embed_size=16, enc_dense_embed_size=6, seq_len=6, open_loop_ctx=4,
         batch_size=4, **settings)
-    share = distribution.Share(strategy, config.batch_size)
+    devices = distribution.Devices(strategy, config.batch_size)
     tf.keras.utils.set_random_seed(0)
     with strategy.scope():
         model = CWVAE(config)
@@ -31,11 +31,11 @@ def run(strategy, settings, optimizer_name, video, steps=2):
                      else tf.keras.optimizers.Adam(1e-2, epsilon=1e-4))
         optimizer.build(model.trainable_variables)
     before = [v.numpy() for v in model.trainable_variables]
-    print(distribution.devices_text(share, model))
-    step = share.training_step(model, optimizer)
+    print(distribution.devices_text(devices, model))
+    step = devices.training_step(model, optimizer)
     metrics = [
         {name: float(value) for name, value in step(
-            share.to_devices(video), tf.constant(i), None).items()} for i in range(steps)]
+            devices.to_devices(video), tf.constant(i), None).items()} for i in range(steps)]
     return metrics, [v.numpy() for v in model.trainable_variables], before
 
 

@@ -167,7 +167,7 @@ def test_ablation_of_levels_is_a_figure_and_a_table(run_analyze, loaded, monkeyp
         arrays["psnr__full"], predictor.predict(data.batch(0, 3), 0)[1]["psnr"].mean(1), rtol=1e-4)
     hidden = Predictor(config.replace(use_obs="TF"), model, 2, seed=0)
     context = hidden.observe(data.batch(0, 3), 0, "TF")
-    states = hidden.ahead(context.states, data.batch(0, 3), 0)
+    states = hidden.imagine(context.states, data.batch(0, 3), 0)
     _, scores = hidden.decode(states, hidden.split(data.batch(0, 3))[1], 0)
     np.testing.assert_allclose(arrays["ssim__hidden_TF"], scores["ssim"].mean(1), rtol=1e-3, atol=1e-4)
     for row in summary(out)["interventions"]:

@@ -247,10 +247,10 @@ def test_prediction_in_pieces_equals_one_run():
     model = build(tiny(levels=3, cell_reset_state=True))
     observed = model.observe_context(tf.constant(video(model.config, frames=4)), model.noise(SEED, 2, 4))
     noise = model.noise(SEED, 2, 12)
-    whole, _ = model.predict_ahead(observed.states, 12, noise)
-    first, states = model.predict_ahead(
+    whole, _ = model.imagine(observed.states, 12, noise)
+    first, states = model.imagine(
         observed.states, 8, [n[:, :8 // s] for n, s in zip(noise, model.config.strides, strict=True)])
-    second, _ = model.predict_ahead(
+    second, _ = model.imagine(
         states, 4, [n[:, 8 // s:] for n, s in zip(noise, model.config.strides, strict=True)])
     np.testing.assert_allclose(whole, tf.concat([first, second], 1), rtol=1e-5, atol=1e-6)
 

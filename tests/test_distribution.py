@@ -112,8 +112,8 @@ def test_a_chief_is_counted_before_the_workers(monkeypatch):
         strategy = types.SimpleNamespace(
             cluster_resolver=tf.distribute.cluster_resolver.TFConfigClusterResolver(),
             num_replicas_in_sync=3)
-        share = distribution.Share(strategy, 6)
-        assert (share.worker, share.num_workers, share.is_chief) == (number, 3, number == 0)
+        devices = distribution.Devices(strategy, 6)
+        assert (devices.worker, devices.num_workers, devices.is_chief) == (number, 3, number == 0)
 
 
 @pytest.mark.parametrize("given", [
@@ -131,4 +131,4 @@ def test_a_batch_that_cannot_be_shared_is_one_line(monkeypatch):
     strategy = tf.distribute.get_strategy()
     monkeypatch.setattr(type(strategy), "num_replicas_in_sync", 4)
     with pytest.raises(UserError, match="batch_size: 50 cannot be shared among 4 devices; nearest: 48"):
-        distribution.Share(strategy, 50)
+        distribution.Devices(strategy, 50)

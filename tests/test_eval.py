@@ -116,10 +116,10 @@ def test_a_prediction_does_not_depend_on_its_batch(predictor, data):
 
 def test_samples_share_their_context_and_differ_after_it(predictor, make_predictor, data):
     batch = data.batch(0, 1)
-    states = predictor.ahead(predictor.observe(batch, 0).states, batch, 0)
+    states = predictor.imagine(predictor.observe(batch, 0).states, batch, 0)
     assert np.abs(states[0, 0] - states[0, 1]).max() > 1e-3
     mean = make_predictor(cell_mean_only=True)
-    states = mean.ahead(mean.observe(batch, 0).states, batch, 0)
+    states = mean.imagine(mean.observe(batch, 0).states, batch, 0)
     np.testing.assert_allclose(states[0, 0], states[0, 1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         mean.model.decoder(states[0, 0]),
@@ -133,7 +133,7 @@ def test_the_scores_are_those_of_the_plain_model_frame_by_frame(predictor, data)
     model = cwvae.CWVAE(predictor.config.replace(fast=False))
     model.set_weights(predictor.model.get_weights())
     plain = Predictor(model.config, model, predictor.num_samples, predictor.seed)
-    decoded = model.decoder(plain.ahead(plain.observe(batch, 1).states, batch, 1))[0]
+    decoded = model.decoder(plain.imagine(plain.observe(batch, 1).states, batch, 1))[0]
     for sample, frames in enumerate(np.clip(decoded, 0, 1).astype(np.float64)):
         for t, pair in enumerate(zip(batch["video"][0, 4:] / 255, frames, strict=True)):
             np.testing.assert_allclose(

@@ -100,7 +100,7 @@ def read(count, videos=20, frames=30):
 
 
 def right(labels, found):
-    """Share of the digits that were found, in any order."""
+    """Devices of the digits that were found, in any order."""
     return np.mean(np.sort(labels, 1) == np.sort(found, 1))
 
 

@@ -207,7 +207,7 @@ class FiveVideos:
 
 def test_other_data_is_not_trained_on_in_the_same_run(workplace, tmp_path, monkeypatch):
     """The folder has the same name wherever the data is: the data itself is remembered."""
-    def run(config, share, clips, validation_data, say):
+    def run(config, devices, clips, validation_data, say):
         model = tf.Module()
         model.variable = tf.Variable(0.0)
         runs.Checkpoints(config.run_dir, model=model).save(0)
@@ -267,7 +267,7 @@ def test_noise_is_the_same_compiled_and_not(workplace):
         model = CWVAE(config)
         optimizer = tf.keras.optimizers.SGD(1e-5)
         optimizer.build(model.trainable_variables)
-        step = distribution.Share(tf.distribute.get_strategy(), 2).training_step(model, optimizer)
+        step = distribution.Devices(tf.distribute.get_strategy(), 2).training_step(model, optimizer)
         validation = train.Validation(config, model, FiveVideos(), 2)
         batch = FiveVideos().batch(0, 2)
         found.append([step(batch["video"], tf.constant(7), None), validation.scalars(1),

@@ -149,6 +149,23 @@ def test_an_edited_tick_runs_and_a_line_says_so(monkeypatch, capsys):
                  value_and_gradients(plain, tf.constant(clip)), 3e-4)
 
 
+def test_an_edited_tick_of_other_layers_runs(monkeypatch, capsys):
+    make, head = cells.RSSMCell.__init__, cells.RSSMCell.head
+
+    def without(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        del self.posterior_hidden
+
+    def tick(self, state, context, noise, embedding=None):
+        deter = self.gru(self.prior_input(tf.concat([state.stoch, context], -1)), state.deter)
+        prior = head(self, "prior", self.prior_hidden(deter))
+        return cells.Level(prior.sample(noise), deter, prior, prior)
+
+    monkeypatch.setattr(cells.RSSMCell, "__init__", without)
+    monkeypatch.setattr(cells.RSSMCell, "tick", tick)
+    assert plain_parts(CWVAE(tiny())) == {"level_0", "level_1"}
+
+
 @pytest.mark.parametrize("where, edit, parts", [
     (cells.GRUCell, lambda plain: lambda self, x, h: plain(self, x, h) + self.bias[0, :h.shape[1]],
      {"level_0", "level_1"}),  # by a bias that starts as zeros

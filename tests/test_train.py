@@ -275,3 +275,22 @@ def test_noise_is_the_same_compiled_and_not(workplace):
     for a, b in zip(*map(tf.nest.flatten, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [["--jit", "false"], ["--jit", "true", "--precision", "bfloat16"]])
+def test_another_cell_trains_resumes_evaluates_and_is_analysed(settings, workplace, tmp_path):
+    flags = ["--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell",
+             "--cell-stoch-classes", 3, "--save-gifs", "false", *settings, "--log-root", tmp_path]
+    for name, steps in [("whole", [8]), ("pieces", [4, 8])]:
+        for total in steps:
+            finish(script("train.py", *flags, "--name", name, "--max-steps", total))
+    whole, pieces = (tmp_path / "moving_digits_demo" / name for name in ("whole", "pieces"))
+    assert scalars(whole)[-2:] == scalars(pieces)[-2:]
+    model = ["--model-dir", pieces, "--out"]
+    finish(script("eval.py", *model, tmp_path / "eval", "--num-examples", 2))
+    finish(script("analyze.py", "levels", *model, tmp_path / "levels", "--num-examples", 2))
+    finish(script("analyze.py", "information", *model, tmp_path / "information", "--num-examples", 2))
+    finish(script("analyze.py", "dream", *model, tmp_path / "dream", "--frames", 9))
+    entropy = scalars(pieces)[-1]["avg_entropy_prior__level_0"]
+    assert 0 < entropy <= 3 * np.log(3) + 1e-3  # of three variables of three classes

@@ -17,6 +17,7 @@ import distribution
 from tools import UserError
 
 
+@pytest.mark.slow
 def test_two_replicas_take_the_step_of_one():
     output = finish(script("tests/replicas.py"))
     assert output.count('"optimizer"') == 3

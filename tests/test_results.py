@@ -20,8 +20,8 @@ def test_the_models_that_are_compared_differ_in_levels_alone():
 
 def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
     said = subprocess.run(
-        ["make", "-n", "--no-print-directory", "results", "SEEDS=2", "LEVELS=1 3", "LOGS=here"], cwd=ROOT, text=True,
-        capture_output=True, check=True).stdout
+        ["make", "-n", "--no-print-directory", "results", "SEEDS=2", "LEVELS=1 3", "LOGS=here"],
+        cwd=ROOT, text=True, capture_output=True, check=True).stdout
     shell = said[said.index("for seed"):].replace(".venv/bin/python", "echo")
     lines = subprocess.run(["bash", "-c", shell], text=True, capture_output=True,
                            check=True).stdout.splitlines()

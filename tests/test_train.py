@@ -281,8 +281,9 @@ def test_noise_is_the_same_compiled_and_not(workplace):
 @pytest.mark.slow
 def test_another_cell_trains_compiled_in_bfloat16(workplace, tmp_path):
     output = finish(script(
-        "train.py", "--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell", "--jit", "true",
-        "--precision", "bfloat16", "--save-gifs", "false", "--max-steps", 4, "--log-root", tmp_path))
+        "train.py", "--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell",
+        "--jit", "true", "--precision", "bfloat16", "--save-gifs", "false", "--max-steps", 4,
+        "--log-root", tmp_path))
     assert "in bfloat16, compiled by XLA" in output
 
 

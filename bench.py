@@ -72,6 +72,7 @@ def main():
         if name == "train":
             command.add_argument("--batch-size", type=tools.whole_number("batch_size", 1),
                                  help="clips (default: the config's)")
+            command.add_argument("--image-size", type=int, help="pixels (default: the config's)")
             command.add_argument("--remat", action="store_true", help="as the config's key")
             command.add_argument("--only", choices=["step"], help="time the whole step alone")
             command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
@@ -102,7 +103,7 @@ def machine():
 
 
 def configure(flags):
-    overrides = {name: getattr(flags, name) for name in ("batch_size", "precision")
+    overrides = {name: getattr(flags, name) for name in ("batch_size", "precision", "image_size")
                  if getattr(flags, name, None) is not None}
     if flags.jit:
         overrides["jit"] = {"true": True, "false": False}.get(flags.jit, flags.jit)
@@ -153,18 +154,20 @@ def bench_train(flags):
     seconds, first = measure(functions, flags.runs)
     frames = config.batch_size * config.seq_len
     peak = matmul_peak(config)
+    parameters = CWVAE(config.replace(fast=False)).count_params()
     flops = 3 * forward_flops(config) * frames  # backward: each product once for either factor
     step = statistics.median(seconds["step"])
     rows = table(seconds, frames)
     print(f"First step, tracing and compilation included: {first['step']:.1f} s")
     print(f"Peak memory of this process: {memory() / 2**30:.2f} GiB")
-    print(f"Model: {flops / 1e9:.1f} GFLOP a step, {flops / step / 1e9:.0f} GFLOP/s, "
-          f"{flops / step / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s of a large {config.precision} "
-          f"matrix product")
+    print(f"Model: {parameters:,} parameters, {flops / 1e9:.1f} GFLOP a step, "
+          f"{flops / step / 1e9:.0f} GFLOP/s, {flops / step / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s "
+          f"of a large {config.precision} matrix product")
     if not flags.only:
         share = statistics.median(seconds["recurrence, gradient"]) / step
         print(f"The recurrence is {share:.1%} of the step.")
-    return {"parts": rows, "first_step_s": first["step"], "peak_memory_bytes": memory(),
+    return {"parts": rows, "parameters": parameters, "first_step_s": first["step"],
+            "peak_memory_bytes": memory(),
             "flops_per_step": flops, "matmul_flops_per_s": peak}
 
 

@@ -19,6 +19,14 @@ import time
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.custom_scalar import summary as custom_scalars
+from tensorboard.plugins.custom_scalar.layout_pb2 import (
+    Category,
+    Chart,
+    Layout,
+    MultilineChartContent,
+)
+from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
@@ -436,9 +444,10 @@ class Logger:
     """Writes scalars to metrics.jsonl and TensorBoard, GIFs to TensorBoard.
 
     step: the last step that a resumed run keeps; what an earlier one wrote after it is dropped.
+    config: shown in TensorBoard's HParams.
     """
 
-    def __init__(self, run_dir, step):
+    def __init__(self, run_dir, step, config=None):
         self._path = os.path.join(run_dir, "metrics.jsonl")
         self._keep_until(step)
         self._events = {}
@@ -449,6 +458,13 @@ class Logger:
             path = os.path.join(directory, name)
             self._events[split] = path, tf.io.TFRecordWriter(path)
             self._event(split, file_version="brain.Event:2")
+        shown = [custom_scalars.pb(LEVEL_CHARTS)]
+        if config:
+            shown.append(hparams.hparams_pb({
+                key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+                for key, value in dataclasses.asdict(config).items()}))
+        for summary in shown:  # TensorFlow's and TensorBoard's classes of the same message
+            self._event("train", summary=Summary.FromString(summary.SerializeToString()))
 
     def _keep_until(self, step):
         """Drops the lines after a step, and sets a file with others than ours aside."""
@@ -472,7 +488,7 @@ class Logger:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         summary = Summary()
         for name, value in values.items():
-            summary.MergeFrom(scalar_pb(name, value))
+            summary.MergeFrom(scalar_pb(tag(name), value))
         self._event(split, step=step, summary=summary)
 
     def gif(self, step, split, frames):
@@ -492,6 +508,18 @@ class Logger:
         with writing(path):  # TensorFlow's own summary writers hide a full disk.
             writer.write(Event(wall_time=time.time(), **contents).SerializeToString())
             writer.flush()
+
+
+def tag(name):
+    """A scalar's name in TensorBoard, such as kl/level_0 for avg_kl_prior_posterior__level_0."""
+    quantity, *level = name.removeprefix("avg_").split("__")
+    return "/".join([quantity.replace("kl_prior_posterior", "kl"), *level])
+
+
+# A chart with a line per level, under Custom Scalars.
+LEVEL_CHARTS = Layout(category=[Category(title="levels", chart=[
+    Chart(title=f"{name} (nats per frame)", multiline=MultilineChartContent(tag=[f"{name}/level_\\d+"]))
+    for name in ("kl", "entropy_prior", "entropy_posterior")])])
 
 
 def _step_of_line(line):

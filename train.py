@@ -105,7 +105,7 @@ def train(config, devices, clips, validation, model, optimizer, checkpoints, sta
     if devices.is_chief:
         if not start:
             checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
-        logger = runs.Logger(config.run_dir, start)
+        logger = runs.Logger(config.run_dir, start, config)
     unused = UnusedLevels(total)
     named_every = config.save_named_model_every or sys.maxsize
     before = None  # the metrics of the step before: checked while a GPU computes this one

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import finish, scalars, script, wait_for_step
+from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG as HPARAMS
 
 import distribution
 import runs
@@ -38,6 +39,8 @@ def test_a_run_leaves_what_the_readme_names(run_dir):
                 for event in tf.compat.v1.train.summary_iterator(str(file))
                 for value in event.summary.value]
         assert tags.count("open_loop_prediction") == 8 and tags.count("total_loss") == 12
+        assert tags.count("kl/level_0") == tags.count("entropy_posterior/level_1") == 12
+        assert (HPARAMS in tags) == ("custom_scalars__config__" in tags) == (split == "train")
 
 
 def test_training_lowers_the_loss(run_dir):

@@ -376,7 +376,7 @@ def test_a_preparation_that_was_killed_goes_on_where_it_was(tmp_path, readings):
     process.wait()
     done = prepared_frames(root)
     clips = data_loader.Clips(config_for(root))
-    # The one that was being written may have its rows and not its line of the journal.
+    # The last line of the journal may be cut short.
     assert clips.num_clips == 60 and abs(len(readings) - (32 - done)) <= 1
     whole = tmp_path / "whole"
     shutil.copytree(root, whole, ignore=shutil.ignore_patterns("frames_*"))

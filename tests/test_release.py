@@ -256,6 +256,10 @@ def test_scripts_take_a_release_as_one_of_our_runs(run_dir, workplace, tmp_path)
     del values["log_root"], values["remat"], values["init_from"]
     (theirs / "config.yml").write_text(yaml.safe_dump(values))
 
+    clip = video(config, 1, config.open_loop_ctx)[0]
+    np.testing.assert_array_equal(*(
+        runs.load(folder).predict(clip, frames=4, samples=2) for folder in (theirs, run_dir)))
+
     flags = ["--num-examples", 2, "--seq-len", 8, "--no-save-grid"]
     for model_dir, out in [(run_dir, "a"), (theirs, "b")]:
         finish(script("eval.py", "--model-dir", model_dir, *flags, "--out", tmp_path / out))

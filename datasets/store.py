@@ -9,6 +9,7 @@ where a killed process stopped.
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import itertools
 import json
@@ -174,6 +175,8 @@ class Writer:
     def __init__(self, path, wanted):
         self._path, self._wanted = path, list(wanted)
         os.makedirs(path, exist_ok=True)
+        for leftover in glob.glob(os.path.join(glob.escape(path), "header.json.*.part")):
+            os.remove(leftover)  # Of a process that was killed as it finished.
         header = read_header(path)
         if header is None or header["format"] == 1:
             header = {"pieces": {}, "rows": 0, "row_shape": None, "dtype": None}

@@ -36,7 +36,7 @@ import tqdm
 import data_loader
 import metrics
 import tools
-from cwvae import CWVAE, state_vector, to_float
+from cwvae import CWVAE, adam, state_vector, to_float
 from datasets import store, videos
 from predictor import Predictor
 from tools import Config
@@ -178,7 +178,7 @@ def plain_form(config):
 def training_parts(config):
     """Functions of no arguments, by the name of the part they run."""
     model = CWVAE(config)
-    optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
+    optimizer = adam(config)
     optimizer.build(model.trainable_variables)
     rng = np.random.default_rng(0)
     batch, frames = config.batch_size, config.seq_len

@@ -273,6 +273,12 @@ SCALARS = {
 }
 
 
+def adam(config):
+    """The optimizer of the paper."""
+    kind = kernels.FastAdam if config.fast else tf.keras.optimizers.Adam
+    return kind(config.lr, epsilon=1e-4)
+
+
 def to_float(video):
     """uint8 video to float32 in [0, 1]; float video as it is."""
     return tf.cast(video, tf.float32) / 255 if video.dtype == tf.uint8 else video

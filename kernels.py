@@ -12,10 +12,12 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+import tools
 from cells import Gaussian, Level, RSSMCell, State, product, swap
 from cnns import Decoder, Encoder, recomputed, sum_windows
 
 SLOPE = 0.2  # of every leaky ReLU
+COMPILED_SIZE = 64  # of a cell: compiling takes seconds that smaller ones do not win back
 BLOCK = 4  # pixels of a side of the blocks that frames are decoded in
 
 
@@ -120,9 +122,18 @@ class FastRSSMCell(RSSMCell):
             *hidden]))
         stoch, deter, mean, stddev = rollout(
             state, context_input, head_input, noise, 1 - reset, weights, self.config.cell_min_stddev,
-            dtype)
+            dtype, compiled=self.compiles_loops())
         posterior = Gaussian(mean, stddev)
         return Level(stoch, deter, posterior if embedding is None else self.prior(deter), posterior)
+
+    def compiles_loops(self):
+        """Whether XLA compiles the loops where it does not compile the step.
+
+        On a CPU it is slow at convolutions, and twice as fast at many small products and sums.
+        """
+        config = self.config
+        return (config.jit == "auto" and not tools.use_xla(config) and config.precision == "float32"
+                and self.deter_size >= COMPILED_SIZE)
 
     def prior(self, deter):
         """p(z_t | h_t) of all ticks at once: [B, N, H] to a Gaussian."""
@@ -157,7 +168,7 @@ Weights = collections.namedtuple(
     defaults=(None, None))
 
 
-def rollout(state, context_input, head_input, noise, kept, weights, min_stddev, dtype):
+def rollout(state, context_input, head_input, noise, kept, weights, min_stddev, dtype, compiled=False):
     """Runs N ticks of z_t, h_t = cell(z_{t-1}, h_{t-1}).
 
     Args:
@@ -169,21 +180,23 @@ def rollout(state, context_input, head_input, noise, kept, weights, min_stddev, 
       weights: Weights.
       min_stddev: added to the softplus.
       dtype: of the operands of products; all else is float32.
+      compiled: whether the loops are compiled, apart from what is around them.
 
     Returns: float32 z [B, N, Z], h [B, N, H], mean [B, N, Z] and stddev [B, N, Z].
     """
     sizes = [weights.stoch.shape[0]] * 2
     noise, kept = swap(noise), kept[:, None, None]
     given = [weight for weight in weights if weight is not None]
+    forward, backward = (_forward_compiled, _backward_compiled) if compiled else (_forward, _backward)
 
     @tf.custom_gradient
     def run(stoch, deter, context_input, head_input, *given):
         w = Weights(*given)
-        z, h, gaussian = _forward(
+        z, h, gaussian = forward(
             stoch, deter, context_input, head_input, noise, kept, w, min_stddev, dtype)
 
         def gradient(dz, dh, dgaussian):
-            return _backward(
+            return backward(
                 stoch, deter, context_input, head_input, noise, kept, w, z, h, gaussian,
                 dz, dh, dgaussian, dtype)
 
@@ -294,6 +307,10 @@ def _backward(stoch, deter, context_input, head_input, noise, kept, w, z, h, gau
     return d_stoch, d_deter, d_x, d_y, *(a for a in weights if a is not None)
 
 
+_forward_compiled, _backward_compiled = (
+    tf.function(loop, jit_compile=True, autograph=False) for loop in (_forward, _backward))
+
+
 def _gates(inputs, recurrent):
     """The GRU's update and reset gates, the recurrent part of its candidate, and the candidate."""
     update, reset, new = tf.split(inputs, 3, axis=-1)
@@ -383,6 +400,19 @@ class FastDecoder(Decoder):
 
 
 FAST = {RSSMCell: FastRSSMCell, Encoder: FastEncoder, Decoder: FastDecoder}
+
+
+class FastAdam(tf.keras.optimizers.Adam):
+    """Adam with one operation a variable in place of a dozen, each of which reads and writes it."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle, grad=gradient, lr=learning_rate,
+            beta1=self.beta_1, beta1_power=self.beta_1**step,
+            beta2=self.beta_2, beta2_power=self.beta_2**step, epsilon=self.epsilon)
 
 
 def to_blocks(frames):

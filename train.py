@@ -22,7 +22,7 @@ import pictures
 import runs
 import tools
 from cells import fold_in
-from cwvae import CWVAE, last_state
+from cwvae import CWVAE, adam, last_state
 
 # What the seeds of validation are folded with, apart from any level's number.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
@@ -50,7 +50,7 @@ def run(config, devices, clips, validation_data, say):
     tf.keras.utils.set_random_seed(config.seed)
     with devices.strategy.scope():
         model = CWVAE(config, clips.action_size)
-        optimizer = tf.keras.optimizers.Adam(config.lr, epsilon=1e-4)
+        optimizer = adam(config)
         optimizer.build(model.trainable_variables)
         checkpoints = runs.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
         start = checkpoints.restore(config.init_from, say)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import distribution
-from cwvae import CWVAE
+from cwvae import CWVAE, adam
 from tools import Config
 
 
@@ -28,7 +28,7 @@ def run(strategy, settings, optimizer_name, video, steps=2):
     with strategy.scope():
         model = CWVAE(config)
         optimizer = (tf.keras.optimizers.SGD(1e-3) if optimizer_name == "sgd"
-                     else tf.keras.optimizers.Adam(1e-2, epsilon=1e-4))
+                     else adam(config.replace(lr=1e-2)))
         optimizer.build(model.trainable_variables)
     before = [v.numpy() for v in model.trainable_variables]
     print(distribution.devices_text(devices, model))

@@ -11,7 +11,7 @@ import cells
 import cnns
 import kernels
 import tools
-from cwvae import CWVAE
+from cwvae import CWVAE, adam
 from datasets import moving_digits
 
 
@@ -75,6 +75,39 @@ def test_fast_and_plain_models_are_equal(case, monkeypatch):
     actions = random(batch, frames, action_size) if action_size else None
     fast, plain = (value_and_gradients(model, clip, actions) for model in both(config, action_size))
     assert_close(fast, plain, 3e-4)
+
+
+@pytest.mark.parametrize("case", ["three levels", "actions", "reset"])
+def test_compiled_loops_are_equal(case, monkeypatch):
+    settings = dict(CASES[case])
+    frames, action_size = settings.pop("frames", 8), settings.pop("action_size", 0)
+    config = tiny(**settings)
+    clip = tf.constant(video(config, 2, frames))
+    actions = random(2, frames, action_size) if action_size else None
+    fast, plain = both(config, action_size)
+    assert not any(cell.compiles_loops() for cell in fast.cells)
+    monkeypatch.setattr("kernels.COMPILED_SIZE", 1)
+    assert all(cell.compiles_loops() for cell in fast.cells)
+    step = tf.function(value_and_gradients, autograph=False)  # as in training: a function in a function
+    assert_close(step(fast, clip, actions), value_and_gradients(plain, clip, actions), 3e-4)
+
+
+def test_adam_is_that_of_keras():
+    config = tiny(lr=0.1)
+    rng = np.random.default_rng(0)
+    first = [rng.normal(size=shape).astype(np.float32) for shape in ([3, 4], [5])]
+    gradients = [[rng.normal(size=x.shape).astype(np.float32) for x in first] for _ in range(4)]
+    results = []
+    for fast in (True, False):
+        variables = [tf.Variable(x) for x in first]
+        optimizer = adam(config.replace(fast=fast))
+        optimizer.build(variables)
+        for step in gradients:
+            optimizer.apply(step, variables)
+        results.append([x.numpy() for x in variables + optimizer.variables])
+    assert isinstance(optimizer, tf.keras.optimizers.Adam) and type(optimizer) is not kernels.FastAdam
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("case", ["three levels", "actions", "recomputed activations"])

@@ -231,12 +231,15 @@ def prefetch(load, start, stop, depth=2):
 
 
 def _open(config, split):
-    """Returns what there is of a split, as a dict of store.Videos by the name it has in a batch."""
+    """Returns what there is of a split, as a dict of store.Videos by the name it has in a batch.
+
+    Training prepares all splits, so that the records may be deleted then; evaluation its own alone.
+    """
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     root = config.data_root
     if os.path.isfile(root) or videos.is_video(root) and not os.path.isdir(root):
         return _open_file(config, split)
-    paths = prepare(config)
+    paths = prepare(config, split if split == "test" else None)
     if split == "val" and split not in store.splits(paths["video"]):
         split = "test"
     opened = {name: store.read(path, split) for name, path in paths.items()}

@@ -37,10 +37,11 @@ BUILDERS = {
 THREADS = min(4, videos.CORES)
 
 
-def prepare(config):
+def prepare(config, split=None):
     """Makes sure that the dataset is on disk, ready to read; quick when it is.
 
     A dataset that others have prepared here by TFDS is not downloaded again.
+    split: the one to unpack of a dataset that has a TFDS builder; by default all.
     Returns the paths of its stores, a dict: `video`, with config.actions `actions`, and of a dataset
     that records factors `label` and `position`. Raises UserError where data_root cannot be written or
     is too small, and where there is nothing to prepare from.
@@ -52,10 +53,10 @@ def prepare(config):
         raise UserError(f"actions: {config.dataset} has none; only minerl and videos of your own do")
     if config.fps:
         raise UserError(f"fps: {config.dataset} has no time stamps; only videos of your own do")
-    return _prepare_tfds(config)
+    return _prepare_tfds(config, split)
 
 
-def _prepare_tfds(config):
+def _prepare_tfds(config, split):
     """Prepares a dataset that has a TFDS builder: the records, then the stores. Returns as prepare."""
     name, _, builder_config, version, factors = BUILDERS[config.dataset]
     records = os.path.join(config.data_root, name, builder_config or "", version)
@@ -70,7 +71,8 @@ def _prepare_tfds(config):
     def missing():
         # The records may be deleted to save space; the stores must then be of the same ones.
         source = _fingerprint(records) or store.source(paths["video"])
-        return [name for name, path in paths.items() if source is None or store.source(path) != source]
+        return [name for name, path in paths.items() if source is None or store.source(path) != source
+                or split in store.left_out(path) or not split and store.left_out(path)]
 
     with store.writing(config, records):
         if missing():
@@ -82,8 +84,11 @@ def _prepare_tfds(config):
                     for name in missing():
                         splits = (build[name](config, builder, records) if name in build else
                                   _factors_of_records(builder, name))
-                        store.build(paths[name], _fingerprint(records), splits)
-                    _say(f"Prepared {paths['video']}. Only to save space, {records} may be deleted.")
+                        store.build(paths[name], _fingerprint(records), splits, split)
+                    left_out = store.left_out(paths["video"])
+                    _say(f"Prepared {paths['video']}" + (
+                        f", {split} alone." if left_out else
+                        f". Only to save space, {records} may be deleted."))
     return paths
 
 

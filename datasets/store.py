@@ -115,6 +115,11 @@ def splits(path):
     return list(read_header(path)["splits"])
 
 
+def left_out(path):
+    """Returns the names of the splits that the store at path lacks of what it is made from."""
+    return read_header(path).get("left_out", [])
+
+
 def source(path):
     """Returns what the store at path was built from, as given to commit; None without a whole store."""
     header = read_header(path)
@@ -250,17 +255,19 @@ class Writer:
         self._journal.flush()
         self.pieces[key] = piece
 
-    def commit(self, source, splits, view=None):
+    def commit(self, source, splits, view=None, left_out=()):
         """Makes the pieces a store.
 
         source: what they were made of, in words that change when the data does.
         splits: for every split, the keys of its pieces, in the order of its videos.
         view: the shape that one row after the other fills, where what is read is not rows but these.
+        left_out: names of further splits, which are not in the store yet.
         """
         header = {"format": FORMATS[-1], "source": source,
                   "row_shape": self._row[0], "dtype": self._row[1],
                   "rows": self._rows.tell() // max(1, _row_bytes(*self._row)), "view": view,
-                  "splits": {}, "pieces": {key: self.pieces[key] for key in self._wanted}}
+                  "left_out": list(left_out),
+                  "splits": {}, "pieces": self.pieces}
         for split, keys in splits.items():
             header["splits"][split] = {
                 field: [value for key in keys for value in self.pieces[key][field]]
@@ -272,21 +279,27 @@ class Writer:
         self._remove("journal")
 
 
-def build(path, source, splits):
+def build(path, source, splits, only=None):
     """Writes a store of videos that are read one after the other, or goes on with it.
 
     splits: for every split, (number of videos, read); read(n) yields (name, array [T, *row]) from the
         n-th video on. One array is held at a time.
+    only: the split to write beside those that are there; by default all.
     """
     keys = {split: [f"{source} {split} {index}" for index in range(count)]
             for split, (count, _) in splits.items()}
     with Writer(path, itertools.chain(*keys.values())) as writer:
-        for split, (_, read_from) in splits.items():
-            done = next((n for n, key in enumerate(keys[split]) if key not in writer.pieces), None)
-            if done is not None:
-                for key, video in zip(keys[split][done:], read_from(done), strict=True):
+        lacking = {split: [n for n, key in enumerate(keys[split]) if key not in writer.pieces]
+                   for split in splits}
+        left_out = [split for split in splits if lacking[split] and only not in (None, split)]
+        for split in splits:
+            if lacking[split] and split not in left_out:
+                _, read_from = splits[split]
+                (first, *_) = lacking[split]
+                for key, video in zip(keys[split][first:], read_from(first), strict=True):
                     writer.add(key, [video])
-        writer.commit(source, keys)
+        writer.commit(source, {split: keys[split] for split in splits if split not in left_out},
+                      left_out=left_out)
 
 
 def _flush(file):

@@ -448,6 +448,24 @@ def test_an_unwritable_data_root_is_one_line(dataset, shared_folder):
         data_loader.prepare(config_for(f"{shared_folder}/data", dataset=dataset, channels=channels))
 
 
+def test_evaluation_prepares_what_it_evaluates_and_training_the_rest(tmp_path, capfd):
+    config = config_for(str(tmp_path), dataset="moving_digit_demo", eval_seq_len=6)
+    first = data_loader.evaluation_sequences(config).batch(0, 2)
+    said = capfd.readouterr().err
+    assert "one_demo/1.0.0.frames, test alone." in said and "may be deleted" not in said
+    frames = tmp_path / "moving_digit" / "one_demo" / "1.0.0.frames"
+    assert store.splits(frames) == ["test"]
+    assert os.path.getsize(frames / "rows") == 20 * 300 * 64 * 64
+    data_loader.evaluation_sequences(config)
+    assert capfd.readouterr().err == ""
+    data_loader.Clips(config)
+    assert "may be deleted" in capfd.readouterr().err
+    assert store.splits(frames) == ["train", "val", "test"]
+    again = data_loader.evaluation_sequences(config).batch(0, 2)
+    for name in ("video", "label", "position"):
+        np.testing.assert_array_equal(again[name], first[name])
+
+
 def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(tmp_path, monkeypatch, capfd):
     root = folder_of(tmp_path, [12, 12])
 

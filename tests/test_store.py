@@ -161,6 +161,23 @@ def test_only_new_pieces_are_appended_in_the_order_of_the_whole(path):
         assert not writer.pieces
 
 
+def test_one_split_alone_then_the_others(path):
+    train, test = arrays(3, 4, 5), arrays(2, 6)
+    splits = {"train": (3, failing(train, 2)), "test": (2, lambda start: iter(test[start:]))}
+    store.build(path, "v1", splits, only="test")
+    assert store.splits(path) == ["test"] and store.left_out(path) == ["train"]
+    opened = store.read(path, "test")
+    with pytest.raises(ZeroDivisionError):
+        store.build(path, "v1", splits)
+    assert store.splits(path) == ["test"]
+    build(path, "v1", train=train, test=test)
+    assert not store.left_out(path)
+    assert_holds(path, "train", train)
+    assert_holds(path, "test", test)
+    for index, (_, video) in enumerate(test):  # Who reads it already goes on.
+        np.testing.assert_array_equal(opened[index], video)
+
+
 def test_what_earlier_versions_left_half_renamed_is_recovered(path):
     old, new = arrays(3), arrays(2, 5)
     old_store(f"{path}.old", "v1", train=old)

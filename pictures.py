@@ -10,7 +10,7 @@ import textwrap
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which looks for a display
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.util import tensor_util
@@ -146,6 +146,34 @@ def prediction_gif_frames(truth, prediction, context, scale=2, border=3):
                          f"{len(prediction) - context} are predicted")
     sides = [bordered(video, context, scale, border) for video in (truth, prediction)]
     return _stack(sides, axis=2, separator=2 * border, gap=255)
+
+
+def comparison_gif_frames(rows, first, separator=2):
+    """Videos of the same scenes, a labelled row for each source; below them the frame's number.
+
+    Args:
+        rows: for each label a list of videos [T, H, W, C], as many in each row.
+        first: the number of their first frame.
+
+    Returns:
+        [T, H', W', C] uint8.
+    """
+    stacked = _stack([_stack([to_uint8(video) for video in videos], 2, separator)
+                      for videos in rows.values()], 1, separator)
+    frames, height, _, channels = stacked.shape
+    pitch = (height + separator) / len(rows)
+    font = ImageFont.load_default(pitch // 5)
+    margin = separator + int(max(font.getlength(label) for label in [*rows, f"frame {first + frames}"]))
+
+    def captions(number):
+        image = Image.new("L", (margin, height), 255)
+        draw = ImageDraw.Draw(image)
+        for row, label in enumerate(rows):
+            draw.text((0, (row + 0.5) * pitch), label, 0, font, anchor="lm")
+        draw.text((0, height - 1), f"frame {number}", GAP, font, anchor="lb")
+        return np.asarray(image)[..., None].repeat(channels, -1)
+
+    return np.concatenate([np.stack([captions(first + n) for n in range(frames)]), stacked], 2)
 
 
 def bordered(video, context, scale, border):

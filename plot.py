@@ -42,6 +42,7 @@ LOSSES = {
     "nll_term": "Negative log-likelihood\n(nats per frame)",
     "kl_term": "KL (nats per frame)",
 }
+ANIMATION_FPS = 20
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 # What an evaluation can set otherwise than the run did.
@@ -60,6 +61,7 @@ class Result:
     trivial: metric -> trivial predictor -> [N, T]; {} for an evaluation that has none.
     conventions: metric -> what exactly it is, in words.
     fvd: what eval.py reports of FVD, None where it does not.
+    evaluation: the folder of the evaluation, None without one.
     """
 
     path: str
@@ -70,6 +72,7 @@ class Result:
     trivial: dict = dataclasses.field(default_factory=dict)
     conventions: dict = dataclasses.field(default_factory=dict)
     fvd: dict | None = None
+    evaluation: str | None = None
 
     def over_samples(self, name, best):
         """A metric of every example: [N, T]. The mean over samples, or the best sample.
@@ -111,6 +114,12 @@ def main():
     parser.add_argument("--together", action="store_true",
                         help="draw into one panel what is not comparable, too: other data, contexts "
                              "or conventions of a metric (default: a row of panels for each)")
+    parser.add_argument("--animation", metavar="FILE.gif",
+                        help="also write the truth above each curve's first prediction, moving")
+    parser.add_argument("--examples", nargs="+", type=int, metavar="N", default=range(6),
+                        help="which test videos the animation shows, from 0 on (default: the first 6)")
+    parser.add_argument("--frames", type=int, metavar="N",
+                        help="predicted frames that the animation shows (default: all)")
     parser.add_argument("--out", required=True, metavar="FIGURE", help="such as comparison.pdf or .png")
     flags = parser.parse_args()
     stem, suffix = os.path.splitext(flags.out)
@@ -123,6 +132,12 @@ def main():
         raise UserError(f"labels: {len(flags.labels)} are given for {len(curves)} curves")
     labels = flags.labels or label_by_difference(curves)
     text = table(curves, labels, flags.spans)
+    if flags.animation:
+        animation = animated(curves, labels, flags.examples, flags.frames)
+        try:
+            pictures.save_gif(flags.animation, animation, ANIMATION_FPS)
+        except OSError as error:
+            raise cannot_write("animation", flags.animation, error) from None
     try:
         with write_atomically(flags.out, "wb") as file:
             save_comparison(file, suffix[1:], curves, labels, flags.best, flags.together)
@@ -131,6 +146,33 @@ def main():
     except OSError as error:
         raise cannot_write("out", flags.out, error) from None
     print(f"{text}\nFigure: {flags.out}\nTable: {stem}.md")
+
+
+def animated(curves, labels, examples, frames):
+    """The frames of an animation: the truth, and what each curve's first result predicts of it.
+
+    Raises UserError where an evaluation lacks one of the examples, or the curves are not of the same
+    videos and context.
+    """
+    rows = {}
+    lengths = [values.shape[-1] for curve in curves for values in curve.scores.values()]
+    frames = min([*lengths, *([frames] if frames else [])], default=0)
+    for label, curve in zip(["truth", *labels], [curves[0], *curves], strict=True):
+        file = "sample{}_gt/gt_pred.npz" if label == "truth" else "sample{}/random_sample_1.npz"
+        if curve.evaluation is None:
+            raise UserError(f"animation: {curve.path} has no evaluation")
+        if data_of(curve) != data_of(curves[0]) or curve.context != curves[0].context:
+            raise UserError(f"animation: {curve.path} is of other videos, or of another context, than "
+                            f"{curves[0].path}")
+        rows[label] = []
+        for example in examples:
+            path = os.path.join(curve.evaluation, file.format(example))
+            try:
+                with np.load(path) as video:
+                    rows[label].append(video["arr_0"][:frames])
+            except FileNotFoundError:
+                raise UserError(f"examples: {path} does not exist") from None
+    return pictures.comparison_gif_frames(rows, curves[0].context + 1)
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -190,7 +232,7 @@ def read_evaluation(path):
             raise UserError(f"{arrays}: {name} has values that are not finite")
     if not scores:
         raise UserError(f"{arrays} has none of the metrics {', '.join(METRICS)}")
-    return Result(path, settings, [], scores, context, trivial, conventions, fvd)
+    return Result(path, settings, [], scores, context, trivial, conventions, fvd, path)
 
 
 def read_training(run_dir):

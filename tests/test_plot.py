@@ -6,6 +6,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 import metrics
 import plot
@@ -342,3 +343,35 @@ def test_bad_arguments_are_one_line(make_run, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=words):
             run_plot(monkeypatch, *arguments)
     assert not os.path.exists(out)
+
+
+def test_an_animation_shows_the_truth_above_what_each_predicts(make_run, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 256, (2, 8, 64, 64, 1), np.uint8)
+    runs, predicted = [], []
+    for levels in (3, 1):
+        runs.append(make_run(f"levels_{levels}", levels=levels))
+        predicted.append(rng.integers(0, 256, truth.shape, np.uint8))
+        (evaluation,) = runs[-1].glob("eval_*")
+        for example in range(2):
+            for folder, name, videos in [(f"sample{example}", "random_sample_1", predicted[-1]),
+                                         (f"sample{example}_gt", "gt_pred", truth)]:
+                (evaluation / folder).mkdir()
+                np.savez(evaluation / folder / f"{name}.npz", videos[example])
+    out = tmp_path / "comparison.gif"
+    flags = ["--out", tmp_path / "figure.png", "--animation", out]
+    run_plot(monkeypatch, *runs, *flags, "--examples", 1, 0, "--frames", 5)
+    with Image.open(out) as gif:
+        assert gif.n_frames == 5
+        gif.seek(3)
+        shown = np.asarray(gif.convert("L"))
+    margin = shown.shape[1] - 2 * 64 - 2
+    for row, videos in enumerate([truth, *predicted]):
+        for column, example in enumerate([1, 0]):
+            left = margin + 66 * column
+            np.testing.assert_array_equal(
+                shown[66 * row : 66 * row + 64, left : left + 64], videos[example, 3, :, :, 0])
+    with pytest.raises(UserError, match="examples: .*sample7.* does not exist"):
+        run_plot(monkeypatch, *runs, *flags, "--examples", 7)
+    with pytest.raises(UserError, match="animation: .* has no evaluation"):
+        run_plot(monkeypatch, make_run("bare", levels=2, evaluated=False), *flags)

@@ -28,13 +28,31 @@ def video():
     return np.random.default_rng(0).integers(0, 256, [3, 11, 64, 64, 1], np.uint8)
 
 
-def test_the_readmes_lines_run(run_dir, monkeypatch, video):
+def test_the_readmes_lines_run(run_dir, monkeypatch, tmp_path, video):
+    monkeypatch.chdir(tmp_path)
     (section,) = re.findall(r"## From Python\n\n(.*?)\n\n[A-Z]", (ROOT / "README.md").read_text(), re.S)
     names = {"video": video[0, :4]}
     exec(section.replace("    ", "").replace("logs/minerl/EXPERIMENT", str(run_dir)), names)
     assert names["future"].shape == (4, 200, 64, 64, 1) and names["future"].dtype == np.uint8
     assert [level.shape for level in names["states"]] == [(4, 8), (2, 8)]
     assert names["nats"].shape == (4,) and names["again"].shape == (4, 64, 64, 1)
+    assert sorted(path.name for path in (tmp_path / "my_model").iterdir()) == ["config.yml", "model"]
+
+
+def test_what_is_published_is_the_model_without_its_optimizer(run_dir, model, tmp_path, video):
+    out = tmp_path / "published"
+    runs.publish(str(run_dir), str(out))
+    again = runs.load(str(out))
+    assert again.config == model.config
+    np.testing.assert_array_equal(again.predict(video[0, :4], 3), model.predict(video[0, :4], 3))
+    _, prefix = runs.find_checkpoint(str(out))
+    assert prefix.endswith("ckpt-24")
+    names = [name for name, _ in tf.train.list_variables(prefix)]
+    assert not [name for name in names if "optimizer" in name]
+    started = runs.Checkpoints(tmp_path / "new", model=CWVAE(model.config))
+    assert started.restore(str(out)) == 0
+    with pytest.raises(tools.UserError, match="published"):
+        runs.publish(str(run_dir), str(out))
 
 
 def test_it_predicts_as_an_evaluation_does(model, video):

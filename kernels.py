@@ -546,14 +546,7 @@ def conv_of_blocks(x, block, kernel, bias):
     Returns: [N, H - 1, W - 1, b^2 F], in blocks of b x b pixels; pixels beyond the last whole block are
     left out.
     """
-    channels, filters = kernel.shape[2:]
-    moves = [[2 * a, 4 * block - 4 - 2 * a] for a in range(block)]
-    kernels = tf.stack([tf.stack([
-        tf.pad(kernel, [down, right, [0, 0], [0, 0]]) for right in moves]) for down in moves])
-    kernels = tf.reshape(kernels, [block, block, 2, 2 * block, 2, 2 * block, channels, filters])
-    kernels = tf.transpose(kernels, [2, 4, 3, 5, 6, 0, 1, 7])
-    kernels = tf.reshape(kernels, [2, 2, 4 * block**2 * channels, block**2 * filters])
-    return _conv_of_stride_1(x, kernels, tf.tile(bias, [block**2]))
+    return _conv_of_stride_1(x, between_blocks(kernel, block, 2), tf.tile(bias, [block**2]))
 
 
 @tf.custom_gradient
@@ -582,16 +575,8 @@ def conv_transpose_to_blocks(x, block, kernel, bias):
 
     Returns: [N, (H + 2) / b, (W + 2) / b, (2 b)^2 F], in blocks of 2 b x 2 b pixels.
     """
-    filters, channels = kernel.shape[2:]
-    moves = [[2 * a, 2 * (block - 1 - a)] for a in range(block)]
-    kernels = tf.stack([tf.stack([
-        tf.pad(kernel, [down, right, [0, 0], [0, 0]]) for right in moves]) for down in moves])
-    size = kernels.shape[2] // (2 * block)
-    kernels = tf.reshape(
-        kernels, [block, block, size, 2 * block, size, 2 * block, filters, channels])
-    kernels = tf.transpose(kernels, [2, 4, 3, 5, 6, 0, 1, 7])
-    kernels = tf.reshape(kernels, [size, size, 4 * block**2 * filters, block**2 * channels])
-    return _conv_transpose_of_stride_1(x, kernels, tf.tile(bias, [4 * block**2]))
+    kernel = between_blocks(kernel, block, (2 + block) // block)
+    return _conv_transpose_of_stride_1(x, kernel, tf.tile(bias, [4 * block**2]))
 
 
 @tf.custom_gradient
@@ -606,6 +591,25 @@ def _transpose_gradient(x, kernel, dy, stride=2):
     """The gradients of a transposed convolution's image, kernel and bias, no padding."""
     return (tf.nn.conv2d(dy, kernel, stride, "VALID"), _filter_gradient(dy, kernel, x, stride),
             _bias_gradient(dy))
+
+
+def between_blocks(kernel, block, size):
+    """The kernel of a stride of 2 pixels as one of a stride of 1 block.
+
+    Args:
+      kernel: [k, k, M, N].
+      block: b; those of N numbers a pixel have b x b pixels, those of M numbers twice as many each way.
+      size: of the new kernel.
+
+    Returns: [size, size, (2 b)^2 M, b^2 N].
+    """
+    double, (*_, outer, inner) = 2 * block, kernel.shape
+    moves = [[2 * a, size * double - kernel.shape[0] - 2 * a] for a in range(block)]
+    kernels = tf.stack([tf.stack([
+        tf.pad(kernel, [down, right, [0, 0], [0, 0]]) for right in moves]) for down in moves])
+    kernels = tf.reshape(kernels, [block, block, size, double, size, double, outer, inner])
+    kernels = tf.transpose(kernels, [2, 4, 3, 5, 6, 0, 1, 7])
+    return tf.reshape(kernels, [size, size, double**2 * outer, block**2 * inner])
 
 
 def _leaky_relu(x):

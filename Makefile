@@ -30,8 +30,9 @@ results: .venv/installed
 	  [ -e $$run/eval_results ] || .venv/bin/python eval.py --model-dir $$run --seq-len 1000 \
 	    --no-save-grid --out $$run/eval_results $(RESULTS_EVAL_FLAGS) || exit; \
 	done; done
-	.venv/bin/python plot.py $(LOGS)/moving_digit/levels_*_seed_* --out $(LOGS)/results.png \
-	  --spans 1-16 297-304 953-960
+	.venv/bin/python plot.py $(foreach n,$(sort $(LEVELS)),$(LOGS)/moving_digit/levels_$(n)_seed_*) \
+	  --labels $(foreach n,$(sort $(LEVELS)),"levels: $(n)") --out $(LOGS)/results.png \
+	  --spans 1-16 97-104 201-208 297-304 953-960 --animation $(LOGS)/results.gif --frames 300
 
 test: .venv/installed
 	.venv/bin/ruff check

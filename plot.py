@@ -12,6 +12,7 @@ import dataclasses
 import glob
 import json
 import os
+import sys
 import zipfile
 
 import matplotlib
@@ -116,7 +117,7 @@ def main():
                              "or conventions of a metric (default: a row of panels for each)")
     parser.add_argument("--animation", metavar="FILE.gif",
                         help="also write the truth above each curve's first prediction, moving")
-    parser.add_argument("--examples", nargs="+", type=int, metavar="N", default=range(6),
+    parser.add_argument("--examples", nargs="+", type=int, metavar="N",
                         help="which test videos the animation shows, from 0 on (default: the first 6)")
     parser.add_argument("--frames", type=int, metavar="N",
                         help="predicted frames that the animation shows (default: all)")
@@ -155,8 +156,9 @@ def animated(curves, labels, examples, frames):
     videos and context.
     """
     rows = {}
-    lengths = [values.shape[-1] for curve in curves for values in curve.scores.values()]
-    frames = min([*lengths, *([frames] if frames else [])], default=0)
+    shapes = [values.shape for curve in curves for values in curve.scores.values()]
+    frames = min([length for *_, length in shapes] + [frames or sys.maxsize])
+    examples = examples or range(min([count for count, *_ in shapes] + [6]))
     for label, curve in zip(["truth", *labels], [curves[0], *curves], strict=True):
         file = "sample{}_gt/gt_pred.npz" if label == "truth" else "sample{}/random_sample_1.npz"
         if curve.evaluation is None:
@@ -316,7 +318,8 @@ def label_by_difference(curves):
         if all(key in curve.settings for curve in curves)
         and not (key == "seed" and any(len(curve.results) > 1 for curve in curves))
         and any(curve.settings[key] != curves[0].settings[key] for curve in curves)]
-    labels = [", ".join(f"{key} {spelled(curve.settings[key])}" for key in differing)
+    labels = [", ".join(f"{key} {spelled(curve.settings[key])}" for key in differing
+                        if key != "tmp_abs_factor" or curve.settings["levels"] > 1)
               for curve in curves]
     if len(set(labels)) < len(labels) or not differing and len(curves) == 1:
         labels = [os.path.basename(os.path.abspath(curve.path)) for curve in curves]
@@ -397,9 +400,20 @@ def table_rows(curves, spans=()):
                                   for curve in curves])
     if any(curve.fvd for curve in curves):
         yield ["FVD ↓ (videos, frames of each)", *(map(fvd_text, curves))]
+    for level in range(max(curve.settings["levels"] for curve in curves)):
+        row = [kl_text(curve, f"avg_kl_prior_posterior__level_{level}") for curve in curves]
+        if any(row):
+            yield [f"KL of level {level} in validation (nats per frame)", *row]
     if any(curve.training for curve in curves):
         yield ["Steps trained", *(str(curve.training[-1]["step"]) if curve.training else ""
                                   for curve in curves)]
+
+
+def kl_text(curve, name):
+    """A level's KL at the last validation of every seed."""
+    logged = [[line[name] for line in result.training if line["split"] == "val" and name in line]
+              for result in curve.results]
+    return ", ".join(f"{values[-1]:.2f}" for values in logged if values)
 
 
 def fvd_text(curve):

@@ -345,6 +345,28 @@ def test_bad_arguments_are_one_line(make_run, tmp_path, monkeypatch):
     assert not os.path.exists(out)
 
 
+def test_the_table_holds_each_seeds_kl_of_each_level_at_the_end(make_run):
+    runs = [make_run(f"{levels}_{seed}", levels=levels, seed=seed, evaluated=False)
+            for levels in (1, 2) for seed in (0, 1)]
+    for run in runs:
+        levels, seed = map(int, run.name.split("_"))
+        with open(run / "metrics.jsonl", "a") as file:
+            for step, split, kl in [(150, "val", 9), (200, "val", 3 + seed), (200, "train", 8)]:
+                names = [f"avg_kl_prior_posterior__level_{level}" for level in range(levels)]
+                file.write(json.dumps({"step": step, "split": split, **dict.fromkeys(names, kl)}) + "\n")
+    curves = curves_of(*runs)
+    assert plot.label_by_difference(curves) == ["levels 1 (2 seeds)", "levels 2 (2 seeds)"]
+    rows = [row for row in plot.table_rows(curves) if row[0].startswith("KL")]
+    assert rows == [["KL of level 0 in validation (nats per frame)", "3.00, 4.00", "3.00, 4.00"],
+                    ["KL of level 1 in validation (nats per frame)", "", "3.00, 4.00"]]
+
+
+def test_one_level_is_not_labelled_by_a_factor(make_run):
+    runs = [make_run("a", levels=1, open_loop_ctx=32),
+            make_run("b", levels=3, open_loop_ctx=32, tmp_abs_factor=4)]
+    assert plot.label_by_difference(curves_of(*runs)) == ["levels 1", "levels 3, tmp_abs_factor 4"]
+
+
 def test_an_animation_shows_the_truth_above_what_each_predicts(make_run, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 256, (2, 8, 64, 64, 1), np.uint8)

@@ -82,12 +82,13 @@ def _grey_within_borders(frames):
     images = []
     for frame in frames:
         red, green, blue = np.moveaxis(frame, -1, 0)
-        grey = (red == green) & (green == blue)
-        context, predicted = ((frame == color).all(-1) for color in (CONTEXT_RGB, PREDICTED_RGB))
-        if not (grey | context | predicted).all():
+        index, colored = nearest[red], (red != green) | (green != blue)
+        borders = frame[colored]
+        context, predicted = ((borders == color).all(-1) for color in (CONTEXT_RGB, PREDICTED_RGB))
+        if not (context | predicted).all():
             return None
-        images.append(Image.fromarray(np.where(grey, nearest[red], np.where(context, 254, 255))
-                                      .astype(np.uint8)))
+        index[colored] = np.where(context, 254, 255)
+        images.append(Image.fromarray(index))
         images[-1].putpalette(palette)
     return images
 

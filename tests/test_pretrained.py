@@ -1,0 +1,54 @@
+"""The weights in the repository: small, and they predict what the README says of them."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT, finish, script
+
+import runs
+from cwvae import CWVAE
+from datasets import store
+
+MODELS = sorted((ROOT / "pretrained").iterdir())
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def test_there_is_one_of_three_levels_and_one_of_one_and_they_are_small():
+    assert [path.name for path in MODELS] == ["moving_digit_levels_1", "moving_digit_levels_3"]
+    assert [runs.load_config(path / "config.yml").levels for path in MODELS] == [1, 3]
+    files = [file for path in MODELS for file in path.rglob("*") if "eval_" not in str(file)]
+    assert sum(file.stat().st_size for file in files) < 25e6
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_evaluation_from_a_clean_clone(path, data_root, tmp_path):
+    out = tmp_path / "evaluation"
+    said = finish(script("eval.py", "--model-dir", path, "--data-root", data_root, "--num-examples", 10,
+                         "--seq-len", 48, "--no-save-grid", "--out", out))
+    assert "Identity" in said
+    with np.load(out / "metrics.npz") as scores:
+        assert scores["identity"].mean() >= 0.9
+        assert scores["psnr"].mean() > scores["psnr_black"].mean() + 3
+    frames = data_root / "moving_digit" / "one" / "1.0.0.frames"
+    assert store.splits(frames) == ["test"]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_training_starts_from_them(path, tmp_path, capsys):
+    model = CWVAE(runs.load_config(path / "config.yml"))
+    assert runs.Checkpoints(tmp_path, model=model).restore(str(path)) == 0
+    assert "Starts from the weights of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_their_results_are_of_the_same_config(path):
+    results = json.loads((path / "results.json").read_text())
+    config = runs.load_config(path / "config.yml")
+    for key in ("levels", "dec_stddev", "beta_warmup_steps", "seed", "max_steps"):
+        assert results["settings"][key] == getattr(config, key)
+    assert results["settings"]["eval_seq_len"] == 1000

@@ -62,7 +62,8 @@ def devices_text(devices, model):
         names = {tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus}
         kind += f" ({', '.join(sorted(map(str, names)))})"
     workers = f" of {devices.num_workers} workers" if devices.num_workers > 1 else ""
-    compiled = "compiled by XLA" if compiles(devices, model) else "not compiled"
+    compiled = "compiled by XLA" if compiles(devices, model) else (
+        "its loops compiled by XLA" if any(map(kernels.compiles_loops, model.cells)) else "not compiled")
     return f"Trains on {devices.replicas} {kind}{workers}, in {model.config.precision}, {compiled}"
 
 

@@ -122,24 +122,25 @@ class FastRSSMCell(RSSMCell):
             *hidden]))
         stoch, deter, mean, stddev = rollout(
             state, context_input, head_input, noise, 1 - reset, weights, self.config.cell_min_stddev,
-            dtype, compiled=self.compiles_loops())
+            dtype, compiled=compiles_loops(self))
         posterior = Gaussian(mean, stddev)
         return Level(stoch, deter, posterior if embedding is None else self.prior(deter), posterior)
-
-    def compiles_loops(self):
-        """Whether XLA compiles the loops where it does not compile the step.
-
-        On a CPU it is slow at convolutions, and twice as fast at many small products and sums.
-        """
-        config = self.config
-        return (config.jit == "auto" and not tools.use_xla(config) and config.precision == "float32"
-                and self.deter_size >= COMPILED_SIZE)
 
     def prior(self, deter):
         """p(z_t | h_t) of all ticks at once: [B, N, H] to a Gaussian."""
         kernel, bias = both_heads(self.prior_mean, self.prior_stddev)
         mean, raw = tf.split(product(self.prior_hidden(deter), kernel, self.compute_dtype) + bias, 2, -1)
         return Gaussian(mean, tf.nn.softplus(raw) + self.config.cell_min_stddev)
+
+
+def compiles_loops(cell):
+    """Whether XLA compiles a cell's loops where it does not compile the step.
+
+    On a CPU it is slow at convolutions, and fast at many small products and sums.
+    """
+    config = cell.config
+    return (type(cell) is FastRSSMCell and config.jit == "auto" and not tools.use_xla(config)
+            and config.precision == "float32" and cell.deter_size >= COMPILED_SIZE)
 
 
 def rows(layer, first):

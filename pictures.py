@@ -164,14 +164,14 @@ def comparison_gif_frames(rows, first, separator=2):
     frames, height, _, channels = stacked.shape
     pitch = (height + separator) / len(rows)
     font = ImageFont.load_default(pitch // 5)
-    margin = separator + int(max(font.getlength(label) for label in [*rows, f"frame {first + frames}"]))
+    margin = 3 * separator + int(max(font.getlength(label) for label in [*rows, f"frame {first + frames}"]))
 
     def captions(number):
         image = Image.new("L", (margin, height), 255)
         draw = ImageDraw.Draw(image)
         for row, label in enumerate(rows):
-            draw.text((0, (row + 0.5) * pitch), label, 0, font, anchor="lm")
-        draw.text((0, height - 1), f"frame {number}", GAP, font, anchor="lb")
+            draw.text((separator, (row + 0.5) * pitch), label, 0, font, anchor="lm")
+        draw.text((separator, height - 1), f"frame {number}", GAP, font, anchor="lb")
         return np.asarray(image)[..., None].repeat(channels, -1)
 
     return np.concatenate([np.stack([captions(first + n) for n in range(frames)]), stacked], 2)

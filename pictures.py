@@ -164,7 +164,8 @@ def comparison_gif_frames(rows, first, separator=2):
     frames, height, _, channels = stacked.shape
     pitch = (height + separator) / len(rows)
     font = ImageFont.load_default(pitch // 5)
-    margin = 3 * separator + int(max(font.getlength(label) for label in [*rows, f"frame {first + frames}"]))
+    labels = [*rows, f"frame {first + frames}"]
+    margin = 3 * separator + int(max(map(font.getlength, labels)))
 
     def captions(number):
         image = Image.new("L", (margin, height), 255)

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 
+import pytest
 from conftest import ROOT
 
 from runs import load_config
@@ -34,8 +35,10 @@ def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
     assert lines[-1].startswith("plot.py here/moving_digit/levels_")
 
 
-def test_numbers_in_the_readme_are_those_of_the_results():
-    shown = (ROOT / "README.md").read_text().split("## What the demo shows")[1].split("\n## ")[0]
+@pytest.mark.parametrize("section, file", [
+    ("# Clockwork VAE", "levels.md"), ("## What the demo shows", "demo.md")])
+def test_numbers_in_the_readme_are_those_of_the_results(section, file):
+    shown = (ROOT / "README.md").read_text().split(f"{section}\n", 1)[1].split("\n## ")[0]
     rows = [line for line in shown.splitlines() if line.startswith("|")]
-    measured = (ROOT / "results" / "demo.md").read_text().splitlines()
+    measured = (ROOT / "results" / file).read_text().splitlines()
     assert len(rows) > 5 and set(rows) <= set(measured)

@@ -267,7 +267,8 @@ class Writer:
                   "row_shape": self._row[0], "dtype": self._row[1],
                   "rows": self._rows.tell() // max(1, _row_bytes(*self._row)), "view": view,
                   "left_out": list(left_out),
-                  "splits": {}, "pieces": self.pieces}
+                  "splits": {},
+                  "pieces": {key: self.pieces[key] for key in self._wanted if key in self.pieces}}
         for split, keys in splits.items():
             header["splits"][split] = {
                 field: [value for key in keys for value in self.pieces[key][field]]

@@ -157,6 +157,7 @@ def test_only_new_pieces_are_appended_in_the_order_of_the_whole(path):
         writer.commit("v2", {"train": ["a", "b"], "test": ["c"]})
     assert_holds(path, "train", [("a", a), ("b0", b[:1]), ("b1", b[1:])])
     assert_holds(path, "test", [("c", c)])
+    assert list(store.read_header(path)["pieces"]) == ["a", "b", "c"]
     with store.Writer(path, ["b"]) as writer:  # The rest is most of it.
         assert not writer.pieces
 

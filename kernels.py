@@ -325,6 +325,22 @@ def _times(a, kernel):
     return tf.cast(tf.matmul(tf.cast(a, kernel.dtype), kernel), tf.float32)
 
 
+# ----------------------------------------------------------------------------------- the optimizer
+
+
+class FastAdam(tf.keras.optimizers.Adam):
+    """Adam with one operation a variable in place of a dozen, each of which reads and writes it."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle, grad=gradient, lr=learning_rate,
+            beta1=self.beta_1, beta1_power=self.beta_1**step,
+            beta2=self.beta_2, beta2_power=self.beta_2**step, epsilon=self.epsilon)
+
+
 # ------------------------------------------------------------------------------ encoder and decoder
 
 
@@ -401,19 +417,6 @@ class FastDecoder(Decoder):
 
 
 FAST = {RSSMCell: FastRSSMCell, Encoder: FastEncoder, Decoder: FastDecoder}
-
-
-class FastAdam(tf.keras.optimizers.Adam):
-    """Adam with one operation a variable in place of a dozen, each of which reads and writes it."""
-
-    def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, tf.float32)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle, grad=gradient, lr=learning_rate,
-            beta1=self.beta_1, beta1_power=self.beta_1**step,
-            beta2=self.beta_2, beta2_power=self.beta_2**step, epsilon=self.epsilon)
 
 
 def to_blocks(frames):

@@ -153,24 +153,24 @@ def comparison_gif_frames(rows, first, separator=2):
     """Videos of the same scenes, a labelled row for each source; below them the frame's number.
 
     Args:
-        rows: for each label a list of videos [T, H, W, C], as many in each row.
+        rows: pairs of a label and a list of videos [T, H, W, C], as many in each row.
         first: the number of their first frame.
 
     Returns:
         [T, H', W', C] uint8.
     """
-    stacked = _stack([_stack([to_uint8(video) for video in videos], 2, separator)
-                      for videos in rows.values()], 1, separator)
+    labels, sources = zip(*rows, strict=True)
+    stacked = [_stack(list(map(to_uint8, videos)), axis=2, separator=separator) for videos in sources]
+    stacked = _stack(stacked, axis=1, separator=separator)
     frames, height, _, channels = stacked.shape
     pitch = (height + separator) / len(rows)
     font = ImageFont.load_default(pitch // 5)
-    labels = [*rows, f"frame {first + frames}"]
-    margin = 3 * separator + int(max(map(font.getlength, labels)))
+    margin = 3 * separator + int(max(map(font.getlength, [*labels, f"frame {first + frames}"])))
 
     def captions(number):
         image = Image.new("L", (margin, height), 255)
         draw = ImageDraw.Draw(image)
-        for row, label in enumerate(rows):
+        for row, label in enumerate(labels):
             draw.text((separator, (row + 0.5) * pitch), label, 0, font, anchor="lm")
         draw.text((separator, height - 1), f"frame {number}", GAP, font, anchor="lb")
         return np.asarray(image)[..., None].repeat(channels, -1)

@@ -35,6 +35,7 @@ from tools import (
     cannot_write,
     read_yaml,
     run_script,
+    whole_number,
     write_atomically,
 )
 
@@ -117,9 +118,9 @@ def main():
                              "or conventions of a metric (default: a row of panels for each)")
     parser.add_argument("--animation", metavar="FILE.gif",
                         help="also write the truth above each curve's first prediction, moving")
-    parser.add_argument("--examples", nargs="+", type=int, metavar="N",
+    parser.add_argument("--examples", nargs="+", type=whole_number("examples", 0), metavar="N",
                         help="which test videos the animation shows, from 0 on (default: the first 6)")
-    parser.add_argument("--frames", type=int, metavar="N",
+    parser.add_argument("--frames", type=whole_number("frames", 1), metavar="N",
                         help="predicted frames that the animation shows (default: all)")
     parser.add_argument("--out", required=True, metavar="FIGURE", help="such as comparison.pdf or .png")
     flags = parser.parse_args()
@@ -127,6 +128,8 @@ def main():
     formats = Figure().canvas.get_supported_filetypes()
     if suffix[1:] not in formats:
         raise UserError(f"out: {flags.out} must end in one of {', '.join(sorted(formats))}")
+    if flags.animation and not flags.animation.endswith(".gif"):
+        raise UserError(f"animation: {flags.animation} must end in .gif")
 
     curves = group_seeds([read_result(path) for path in flags.dirs])
     if flags.labels and len(flags.labels) != len(curves):
@@ -134,9 +137,10 @@ def main():
     labels = flags.labels or label_by_difference(curves)
     text = table(curves, labels, flags.spans)
     if flags.animation:
-        animation = animated(curves, labels, flags.examples, flags.frames)
+        frames = animated(curves, labels, flags.examples, flags.frames)
         try:
-            pictures.save_gif(flags.animation, animation, ANIMATION_FPS)
+            with write_atomically(flags.animation, "wb") as file:
+                file.write(pictures.encode_gif(frames, ANIMATION_FPS))
         except OSError as error:
             raise cannot_write("animation", flags.animation, error) from None
     try:
@@ -155,25 +159,28 @@ def animated(curves, labels, examples, frames):
     Raises UserError where an evaluation lacks one of the examples, or the curves are not of the same
     videos and context.
     """
-    rows = {}
     shapes = [values.shape for curve in curves for values in curve.scores.values()]
     frames = min([length for *_, length in shapes] + [frames or sys.maxsize])
     examples = examples or range(min([count for count, *_ in shapes] + [6]))
-    for label, curve in zip(["truth", *labels], [curves[0], *curves], strict=True):
-        file = "sample{}_gt/gt_pred.npz" if label == "truth" else "sample{}/random_sample_1.npz"
+
+    def videos(curve, file):
+        for example in examples:
+            path = os.path.join(curve.evaluation, file.format(example))
+            try:
+                with np.load(path) as video:
+                    yield video["arr_0"][:frames]
+            except FileNotFoundError:
+                raise UserError(f"examples: {path} does not exist") from None
+
+    for curve in curves:
         if curve.evaluation is None:
             raise UserError(f"animation: {curve.path} has no evaluation")
         if data_of(curve) != data_of(curves[0]) or curve.context != curves[0].context:
             raise UserError(f"animation: {curve.path} is of other videos, or of another context, than "
                             f"{curves[0].path}")
-        rows[label] = []
-        for example in examples:
-            path = os.path.join(curve.evaluation, file.format(example))
-            try:
-                with np.load(path) as video:
-                    rows[label].append(video["arr_0"][:frames])
-            except FileNotFoundError:
-                raise UserError(f"examples: {path} does not exist") from None
+    rows = [("truth", list(videos(curves[0], "sample{}_gt/gt_pred.npz"))),
+            *((label, list(videos(curve, "sample{}/random_sample_1.npz")))
+              for label, curve in zip(labels, curves, strict=True))]
     return pictures.comparison_gif_frames(rows, curves[0].context + 1)
 
 

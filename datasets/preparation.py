@@ -71,8 +71,8 @@ def _prepare_tfds(config, split):
     def missing():
         # The records may be deleted to save space; the stores must then be of the same ones.
         source = _fingerprint(records) or store.source(paths["video"])
-        return [name for name, path in paths.items() if source is None or store.source(path) != source
-                or split in store.left_out(path) or not split and store.left_out(path)]
+        return [name for name, path in paths.items()
+                if source is None or store.source(path) != source or store.lacks(path, split)]
 
     with store.writing(config, records):
         if missing():
@@ -82,12 +82,11 @@ def _prepare_tfds(config, split):
                 if missing():
                     builder = _prepare_records(config, records)
                     for name in missing():
-                        splits = (build[name](config, builder, records) if name in build else
+                        splits = (build[name](config, builder, records, split) if name in build else
                                   _factors_of_records(builder, name))
                         store.build(paths[name], _fingerprint(records), splits, split)
-                    left_out = store.left_out(paths["video"])
                     _say(f"Prepared {paths['video']}" + (
-                        f", {split} alone." if left_out else
+                        f", {split} alone." if store.lacks(paths["video"]) else
                         f". Only to save space, {records} may be deleted."))
     return paths
 
@@ -114,11 +113,14 @@ def _prepare_records(config, records):
     return builder
 
 
-def _frames_of_records(config, builder, records):
-    """Decodes the records: for each split how many, and (name, uint8 [T, S, S, C]) one by one."""
+def _frames_of_records(config, builder, records, only):
+    """Decodes the records: for each split how many, and (name, uint8 [T, S, S, C]) one by one.
+
+    only: the split whose space is checked; None for all.
+    """
     size, form = config.image_size, None
     needed = 0
-    for split in builder.info.splits:
+    for split in [only] if only else builder.info.splits:
         _, first = next(_read_records(builder, split, "video"))
         form = videos.Form(size, first.shape[-1])
         needed += len(first) * math.prod(form.shape) * builder.info.splits[split].num_examples
@@ -149,7 +151,7 @@ def _factors_of_records(builder, name):
     return _by_split(builder, values)
 
 
-def _actions_of_records(config, builder, records):
+def _actions_of_records(config, builder, records, only):
     """Reads actions from the records' metadata: (name, float32 [T, A]) one by one."""
     from datasets import minerl_navigate
 

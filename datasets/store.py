@@ -115,9 +115,10 @@ def splits(path):
     return list(read_header(path)["splits"])
 
 
-def left_out(path):
-    """Returns the names of the splits that the store at path lacks of what it is made from."""
-    return read_header(path).get("left_out", [])
+def lacks(path, split=None):
+    """Whether the store at path was built without a split of what it is made from; by default, any."""
+    left_out = read_header(path).get("left_out", [])
+    return split in left_out if split else bool(left_out)
 
 
 def source(path):
@@ -290,17 +291,16 @@ def build(path, source, splits, only=None):
     keys = {split: [f"{source} {split} {index}" for index in range(count)]
             for split, (count, _) in splits.items()}
     with Writer(path, itertools.chain(*keys.values())) as writer:
-        lacking = {split: [n for n, key in enumerate(keys[split]) if key not in writer.pieces]
-                   for split in splits}
-        left_out = [split for split in splits if lacking[split] and only not in (None, split)]
-        for split in splits:
-            if lacking[split] and split not in left_out:
-                _, read_from = splits[split]
-                (first, *_) = lacking[split]
-                for key, video in zip(keys[split][first:], read_from(first), strict=True):
+        whole = []
+        for split, (_, read_from) in splits.items():
+            done = next((n for n, key in enumerate(keys[split]) if key not in writer.pieces), None)
+            if done is not None and only in (None, split):
+                for key, video in zip(keys[split][done:], read_from(done), strict=True):
                     writer.add(key, [video])
-        writer.commit(source, {split: keys[split] for split in splits if split not in left_out},
-                      left_out=left_out)
+            if done is None or only in (None, split):
+                whole.append(split)
+        writer.commit(source, {split: keys[split] for split in whole},
+                      left_out=[split for split in splits if split not in whole])
 
 
 def _flush(file):

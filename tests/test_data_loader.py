@@ -453,6 +453,7 @@ def test_evaluation_prepares_what_it_evaluates_and_training_the_rest(tmp_path, c
     first = data_loader.evaluation_sequences(config).batch(0, 2)
     said = capfd.readouterr().err
     assert "one_demo/1.0.0.frames, test alone." in said and "may be deleted" not in said
+    assert "Unpacking moving_digit_demo takes about 24.6 MB" in said
     frames = tmp_path / "moving_digit" / "one_demo" / "1.0.0.frames"
     assert store.splits(frames) == ["test"]
     assert os.path.getsize(frames / "rows") == 20 * 300 * 64 * 64

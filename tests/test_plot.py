@@ -397,3 +397,7 @@ def test_an_animation_shows_the_truth_above_what_each_predicts(make_run, tmp_pat
         run_plot(monkeypatch, *runs, *flags, "--examples", 7)
     with pytest.raises(UserError, match="animation: .* has no evaluation"):
         run_plot(monkeypatch, make_run("bare", levels=2, evaluated=False), *flags)
+    with pytest.raises(UserError, match="animation: .* must end in .gif"):
+        run_plot(monkeypatch, *runs, "--out", tmp_path / "figure.png", "--animation", tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="frames: 0 is out of range; nearest: 1"):
+        run_plot(monkeypatch, *runs, *flags, "--frames", 0)

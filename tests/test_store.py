@@ -166,13 +166,14 @@ def test_one_split_alone_then_the_others(path):
     train, test = arrays(3, 4, 5), arrays(2, 6)
     splits = {"train": (3, failing(train, 2)), "test": (2, lambda start: iter(test[start:]))}
     store.build(path, "v1", splits, only="test")
-    assert store.splits(path) == ["test"] and store.left_out(path) == ["train"]
+    assert store.splits(path) == ["test"]
+    assert store.lacks(path) and store.lacks(path, "train") and not store.lacks(path, "test")
     opened = store.read(path, "test")
     with pytest.raises(ZeroDivisionError):
         store.build(path, "v1", splits)
     assert store.splits(path) == ["test"]
     build(path, "v1", train=train, test=test)
-    assert not store.left_out(path)
+    assert not store.lacks(path) and not store.lacks(path, "train")
     assert_holds(path, "train", train)
     assert_holds(path, "test", test)
     for index, (_, video) in enumerate(test):  # Who reads it already goes on.

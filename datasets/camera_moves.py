@@ -1,7 +1,8 @@
 """Camera moves in colour: over a photograph, away and back to where the camera was, again and again.
 
 The photographs ship inside scikit-image and matplotlib, so nothing is downloaded. No photograph is in
-two splits: what is behind the border of a test video's first frames was never seen.
+two splits: what is behind the border of a test video's first frames was never seen. There are few of them, so
+those to train on are turned, mirrored, and their colours exchanged, and grey ones are among them, coloured.
 """
 
 import functools
@@ -11,7 +12,7 @@ import matplotlib
 import numpy as np
 import skimage
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageOps
 
 SIZE = 64
 _SKIMAGE = os.path.join(os.path.dirname(skimage.__file__), "data")
@@ -19,7 +20,9 @@ _MATPLOTLIB = os.path.join(matplotlib.get_data_path(), "sample_data")
 PHOTOGRAPHS = {
     "train": [
         *(os.path.join(_SKIMAGE, name) for name in (
-            "astronaut.png", "motorcycle_left.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg")),
+            "astronaut.png", "motorcycle_left.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg",
+            "camera.png", "coins.png", "moon.png", "brick.png", "gravel.png", "grass.png",
+            "clock_motion.png")),
         os.path.join(_MATPLOTLIB, "grace_hopper.jpg")],
     "val": [os.path.join(_SKIMAGE, "rocket.jpg")],
     "test": [os.path.join(_SKIMAGE, name) for name in ("chelsea.png", "coffee.png")],
@@ -37,6 +40,8 @@ def video(split, index, length):
     rng = np.random.default_rng([list(PHOTOGRAPHS).index(split), index])
     photographs = PHOTOGRAPHS[split]
     photograph = _open(photographs[index % len(photographs)])
+    if split == "train":
+        photograph = _varied(photograph, rng)
     if rng.integers(2):
         photograph = photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     sides = min(photograph.size) * rng.uniform(*VIEW, 2)
@@ -53,14 +58,24 @@ def video(split, index, length):
 @functools.cache
 def _open(path):
     with Image.open(path) as image:
-        return image.convert("RGB")
+        return image.convert("L" if image.mode == "L" else "RGB")
+
+
+def _varied(photograph, rng):
+    """The same photograph turned by a multiple of 90 degrees and in other colours."""
+    if photograph.mode == "L":
+        dark, light = rng.integers(0, 128, 3), rng.integers(128, 256, 3)
+        photograph = ImageOps.colorize(photograph, tuple(dark.tolist()), tuple(light.tolist()))
+    photograph = photograph.rotate(90 * rng.integers(4), expand=True)
+    bands = photograph.split()
+    return Image.merge("RGB", [bands[i] for i in rng.permutation(3)])
 
 
 class CameraMoves(tfds.core.GeneratorBasedBuilder):
     """TFDS builder: `video` uint8 [T, 64, 64, 3], in the splits train, val and test."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    SIZES = {"train": (600, 100), "val": (20, 200), "test": (60, 300)}  # Videos and frames.
+    VERSION = tfds.core.Version("1.1.0")
+    SIZES = {"train": (1200, 100), "val": (20, 200), "test": (60, 300)}  # Videos and frames.
 
     def _info(self):
         feature = tfds.features.Tensor(

@@ -29,7 +29,7 @@ BUILDERS = {
     "moving_digits_clean": ("moving_digit", "MovingDigit", "two", "1.0.0", ("label", "position")),
     "moving_digits": ("moving_digits", "MovingDigits", "full", "1.0.0", ()),
     "moving_digits_demo": ("moving_digits", "MovingDigits", "demo", "1.0.0", ()),
-    "camera_moves": ("camera_moves", "CameraMoves", None, "1.0.0", ()),
+    "camera_moves": ("camera_moves", "CameraMoves", None, "1.1.0", ()),
     "minerl": ("minerl_navigate", "MinerlNavigate", None, "1.0.0", ()),
     "mazes": ("gqn_mazes", "GqnMazes", None, "1.0.0", ()),
     "mmnist": ("moving_mnist_2digit", "MovingMnist2digit", None, "1.0.0", ()),

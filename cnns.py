@@ -56,10 +56,15 @@ class Encoder(tf.keras.layers.Layer):
         hidden = tf.reshape(hidden, [-1, video.shape[1], self.embed_size])
         embeddings = [hidden]
         for stride, stack in zip(self.config.strides[1:], self.denses, strict=True):
-            for dense in stack:
-                hidden = dense(hidden)
-            embeddings.append(sum_windows(hidden, stride))
+            hidden, summed = self.embed_ticks(hidden, stack, stride)
+            embeddings.append(summed)
         return embeddings
+
+    def embed_ticks(self, hidden, stack, stride):
+        """Dense layers on every frame's [B, T, D], and the sums of what they give over windows."""
+        for dense in stack:
+            hidden = dense(hidden)
+        return hidden, sum_windows(hidden, stride)
 
     def convolve(self, frames):
         """[N, S, S, C] to [N, 2, 2, D / 4]."""

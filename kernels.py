@@ -353,21 +353,13 @@ class FastEncoder(Encoder):
         size = self.config.image_size
         return self(trial_input(1, 2, size, size, self.config.channels))
 
-    def call(self, video):
-        frames = tf.reshape(video, [-1, *video.shape[2:]])
-        hidden = recomputed(self.convolve, frames) if self.config.remat else self.convolve(frames)
-        hidden = tf.cast(tf.reshape(hidden, [-1, video.shape[1], self.embed_size]), tf.float32)
-        embeddings = [hidden]
-        for stride, stack in zip(self.config.strides[1:], self.denses, strict=True):
-            late = stack[-1:] if stack is self.denses[-1] else []
-            for dense in stack[:len(stack) - len(late)]:
-                hidden = dense(hidden)
-            summed = sum_windows(hidden, stride)
-            for dense in late:
-                counts = sum_windows(tf.ones([1, video.shape[1], 1]), stride)
-                summed = product(summed, dense.kernel, dense.compute_dtype) + counts * dense.bias
-            embeddings.append(summed)
-        return embeddings
+    def embed_ticks(self, hidden, stack, stride):
+        if not stack or stack is not self.denses[-1]:
+            return super().embed_ticks(hidden, stack, stride)
+        *early, late = stack
+        hidden, summed = super().embed_ticks(hidden, early, stride)
+        counts = sum_windows(tf.ones([1, hidden.shape[1], 1]), stride)
+        return hidden, product(summed, late.kernel, late.compute_dtype) + counts * late.bias
 
     def convolve(self, frames):
         first, second, *middle = self.convs[:-1]
@@ -381,7 +373,7 @@ class FastEncoder(Encoder):
             frames = conv(conv(frames, *weights_of(first)), *weights_of(second))
         for layer in middle:
             frames = conv(frames, *weights_of(layer))
-        return conv_by_blocks(frames, *weights_of(self.convs[-1]))
+        return tf.cast(conv_by_blocks(frames, *weights_of(self.convs[-1])), tf.float32)
 
 
 class FastDecoder(Decoder):

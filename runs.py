@@ -272,7 +272,8 @@ def publish(model_dir, out):
     training does not go on from it, but may start: init_from.
     Raises UserError as load does, and where `out` is taken or cannot be written.
     """
-    loaded, (_, prefix) = load(model_dir), find_checkpoint(model_dir)
+    _, prefix = find_checkpoint(model_dir)
+    loaded = load(prefix)  # that one, whatever training saves meanwhile
     with directory_atomically(out) as part:
         loaded.config.save(os.path.join(part, "config.yml"))
         Checkpoints(part, model=loaded.model).save(_step_of(prefix))

@@ -49,6 +49,6 @@ def test_training_starts_from_them(path, tmp_path, capsys):
 def test_their_results_are_of_the_same_config(path):
     results = json.loads((path / "results.json").read_text())
     config = runs.load_config(path / "config.yml")
-    for key in ("levels", "dec_stddev", "beta_warmup_steps", "seed", "max_steps"):
+    for key in ("levels", "dec_stddev", "beta_warmup_steps", "free_nats", "seed", "max_steps"):
         assert results["settings"][key] == getattr(config, key)
     assert results["settings"]["eval_seq_len"] == 1000

@@ -36,7 +36,8 @@ def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
 
 
 @pytest.mark.parametrize("section, file", [
-    ("# Clockwork VAE", "levels.md"), ("## What the demo shows", "demo.md")])
+    ("# Clockwork VAE", "levels.md"), ("## What the demo shows", "demo.md"),
+    ("## How long it remembers", "dec_stddev_0.4.md")])
 def test_numbers_in_the_readme_are_those_of_the_results(section, file):
     shown = (ROOT / "README.md").read_text().split(f"{section}\n", 1)[1].split("\n## ")[0]
     rows = [line for line in shown.splitlines() if line.startswith("|")]

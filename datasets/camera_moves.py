@@ -1,8 +1,8 @@
 """Camera moves in colour: over a photograph, away and back to where the camera was, again and again.
 
 The photographs ship inside scikit-image and matplotlib, so nothing is downloaded. No photograph is in
-two splits: what is behind the border of a test video's first frames was never seen. There are few of them, so
-those to train on are turned, mirrored, and their colours exchanged, and grey ones are among them, coloured.
+two splits: what is behind the border of a test video's first frames was never seen. There are few of
+them, so those to train on are turned, mirrored and their colours exchanged; grey ones are coloured.
 """
 
 import functools

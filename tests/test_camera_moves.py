@@ -22,6 +22,16 @@ def test_no_photograph_is_in_two_splits():
     assert len(set(photographs)) == len(photographs)
 
 
+def test_photographs_to_train_on_come_in_other_colours_and_grey_ones_in_colour():
+    photographs = camera_moves.PHOTOGRAPHS["train"]
+    for name in ("astronaut.png", "camera.png"):
+        (index,) = [i for i, path in enumerate(photographs) if path.endswith(name)]
+        means = [camera_moves.video("train", index + i * len(photographs), 20).mean((0, 1, 2))
+                 for i in range(6)]
+        assert len({tuple(np.argsort(mean)) for mean in means}) > 1  # of red, green and blue
+        assert min(np.ptp(mean) for mean in means) > 1
+
+
 @pytest.mark.parametrize("split", list(camera_moves.PHOTOGRAPHS))
 def test_the_camera_leaves_and_comes_back_to_where_it_was(split):
     for index in range(6):

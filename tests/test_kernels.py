@@ -279,6 +279,12 @@ def test_two_conv_transposes_in_blocks_equal_tensorflows(height, width, channels
          random(6, 6, channels, 2) / 10, random(channels)])
 
 
+def test_squares_of_tanh_equal_tensorflows():
+    assert_same_function(
+        kernels.squares_of_tanh, lambda x, truth: tf.reduce_sum((tf.tanh(x) - truth) ** 2, [1, 2, 3]),
+        [random(2, 3, 4, 5), random(2, 3, 4, 5)[::-1]])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_two_convolutions_of_blocks_equal_tensorflows(channels):
     def blocks(x, k1, b1, k2, b2):

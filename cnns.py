@@ -30,7 +30,8 @@ class Encoder(tf.keras.layers.Layer):
         self.embed_size = 4 * filters[-1]  # 2 x 2 pixels are left
         self.convs, channels = [], config.channels
         for i, count in enumerate(filters):
-            layer = Conv(count, 4, strides=2, activation=leaky_relu, name=f"conv_{i}", dtype=policy)
+            layer = Conv(count, 4, strides=2, activation=leaky_relu, name=f"conv_{i}", dtype=policy,
+                         kernel_initializer=initializer(config))
             layer.build((None, None, None, channels))
             self.convs.append(layer)
             channels = count
@@ -94,13 +95,15 @@ class Decoder(tf.keras.layers.Layer):
         self.config = config
         layers = num_layers(config)
         filters = [round(32 * config.channels_mult) * 2**i for i in range(layers)][::-1]
-        self.dense = Dense(4 * filters[0], name="dense", dtype=policy)
+        self.dense = Dense(4 * filters[0], name="dense", dtype=policy,
+                           kernel_initializer=initializer(config))
         self.dense.build((None, state_size))
         self.convs, channels = [], 4 * filters[0]
         for i, count in enumerate([*filters[1:], config.channels]):
             activation = "tanh" if i == layers - 1 else leaky_relu
             layer = ConvTranspose(count, 6 if i >= layers - 2 else 5, strides=2, activation=activation,
-                                  name=f"conv_{i}", dtype=policy)
+                                  name=f"conv_{i}", dtype=policy,
+                                  kernel_initializer=initializer(config))
             layer.build((None, None, None, channels))
             self.convs.append(layer)
             channels = count
@@ -133,6 +136,15 @@ class Decoder(tf.keras.layers.Layer):
 
 def num_layers(config):
     return int(math.log2(config.image_size)) - 2
+
+
+def initializer(config):
+    """Of a convolution's kernel: uniform, as Glorot and Bengio (2010), times init_gain.
+
+    With a gain of 1, as published, each layer makes the differences between frames smaller, and what all
+    frames have in common is learned long before them.
+    """
+    return tf.keras.initializers.VarianceScaling(config.init_gain**2, "fan_avg", "uniform")
 
 
 def recomputed(function, *inputs):

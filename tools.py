@@ -162,6 +162,9 @@ class Config:
         False, "zero the previous stochastic state as the level above ticks", "model")
     channels_mult: float = _key(
         1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0, max=64)
+    init_gain: float = _key(
+        1.0, "what the first weights of encoder and decoder are multiplied by: 1 as published; 2 learns "
+             "faster", "training", min=0.01, max=100)
 
     # Which frames are seen.
     use_obs: bool | str = _key(

@@ -40,6 +40,18 @@ def test_the_decoder_ends_at_the_images_size(size, sides):
     assert decoder(random(2, 5, 6)).shape == (2, 5, size, size, 3)
 
 
+def test_init_gain_multiplies_glorots_kernels():
+    def kernels(gain):
+        encoder = Encoder(config(init_gain=gain), "float32")
+        decoder = Decoder(config(init_gain=gain), 6, "float32")
+        return [layer.kernel for layer in [*encoder.convs, decoder.dense, *decoder.convs]]
+
+    for plain, doubled in zip(kernels(1.0), kernels(2.0), strict=True):
+        *size, inputs, outputs = plain.shape
+        bound = np.sqrt(6 / (np.prod(size) * (inputs + outputs)))
+        assert np.abs(plain).max() <= bound < np.abs(doubled).max() <= 2 * bound
+
+
 def test_log_prob_is_that_of_the_pixels():
     decoder = Decoder(config(dec_stddev=0.3), 6, "float32")
     states, video = random(2, 3, 6), tf.abs(random(2, 3, 64, 64, 1))

@@ -141,8 +141,8 @@ def num_layers(config):
 def initializer(config):
     """Of a convolution's kernel: uniform, as Glorot and Bengio (2010), times init_gain.
 
-    With a gain of 1, as published, each layer makes the differences between frames smaller, and what all
-    frames have in common is learned long before them.
+    With a gain of 1, as published, each layer makes what differs between frames smaller, and what needs all
+    layers to agree, such as colours, may take very long to be learned.
     """
     return tf.keras.initializers.VarianceScaling(config.init_gain**2, "fan_avg", "uniform")
 

@@ -163,8 +163,8 @@ class Config:
     channels_mult: float = _key(
         1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0, max=64)
     init_gain: float = _key(
-        1.0, "what the first weights of encoder and decoder are multiplied by: 1 as published; 2 learns "
-             "faster", "training", min=0.01, max=100)
+        1.0, "what the first weights of encoder and decoder are multiplied by: 1 as published; with 3 "
+             "colours are learned sooner", "training", min=0.01, max=100)
 
     # Which frames are seen.
     use_obs: bool | str = _key(

@@ -139,10 +139,10 @@ def num_layers(config):
 
 
 def initializer(config):
-    """Of a convolution's kernel: uniform, as Glorot and Bengio (2010), times init_gain.
+    """Of convolutions and the decoder's dense layer: Glorot and Bengio's (2010), times init_gain.
 
-    With a gain of 1, as published, each layer makes what differs between frames smaller, and what needs all
-    layers to agree, such as colours, may take very long to be learned.
+    With a gain of 1, as published, each layer makes what differs between frames smaller, and what needs
+    all layers to agree, such as colours, may take very long to be learned.
     """
     return tf.keras.initializers.VarianceScaling(config.init_gain**2, "fan_avg", "uniform")
 

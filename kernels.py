@@ -610,7 +610,7 @@ def between_blocks(kernel, block, size):
 
 @tf.custom_gradient
 def squares_of_tanh(x, truth):
-    """The sum of squares of tanh(x) - truth, whose gradient needs no pass over the pixels but its own.
+    """The sum of squares of tanh(x) - truth; the difference is kept for its gradient.
 
     Args:
       x: [N, H, W, C].

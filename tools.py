@@ -187,7 +187,9 @@ class Config:
     beta: float | list[float] | None = _key(
         None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
     beta_warmup_steps: int = _key(0, "steps in which the KL's weight rises from 0", "training", min=0)
-    free_nats: float | None = _key(None, "nats of a level's KL that cost nothing", "training", min=0)
+    free_nats: float | list[float] | None = _key(
+        None, "nats of a level's KL that cost nothing: a number, or one per level from the bottom",
+        "training", min=0)
     kl_grad_post_perc: float | None = _key(
         None, "share of the KL's gradient that the posterior gets", "training", min=0, max=1)
     clip_grad_norm_by: float | None = _key(
@@ -220,7 +222,7 @@ class Config:
             raise UserError(
                 f"tmp_abs_factor: {self.tmp_abs_factor} has {len(self.tmp_abs_factor)} factors; "
                 f"{self.levels} levels have {self.levels - 1} (or give one number for all)")
-        for key in ("beta", "cell_stoch_size", "cell_deter_size"):
+        for key in ("beta", "free_nats", "cell_stoch_size", "cell_deter_size"):
             value = getattr(self, key)
             if isinstance(value, list) and len(value) != self.levels:
                 raise UserError(f"{key}: {value} has {len(value)} numbers; give one, "

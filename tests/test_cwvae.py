@@ -180,6 +180,7 @@ def test_beta_free_nats_and_balance_follow_their_formulas():
     assert objective(tiny(beta=[0.5, 2]), [3, 4])["kl_term"] == (1.5 + 8) / 2
     assert objective(tiny(free_nats=3.5), [3, 4])["kl_term"] == 0.25
     assert objective(tiny(free_nats=1, beta=2), [3, 4])["kl_term"] == (4 + 6) / 2
+    assert objective(tiny(free_nats=[1, 3.5]), [3, 4])["kl_term"] == (2 + 0.5) / 2
     # (1 - a) KL + max(1, a KL)
     assert objective(tiny(kl_grad_post_perc=0.25), [2, 8])["kl_term"] == (1.5 + 1 + 6 + 2) / 2
     assert objective(tiny(), [3, 4])["total_loss"] == 8.5

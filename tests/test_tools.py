@@ -73,6 +73,7 @@ def test_strides_are_products_of_factors():
     (dict(tmp_abs_factor=[6]), "has 1 factors; 3 levels have 2"),
     (dict(tmp_abs_factor=[6, 0]), "tmp_abs_factor: 0 is out of range; nearest: 1"),
     (dict(beta=[1, 2]), "give one, or 3"),
+    (dict(free_nats=[20, 0]), "give one, or 3"),
     (dict(use_obs="TXF"), "3 letters T or F"),
     (dict(use_obs="TF"), "3 letters T or F"),
     (dict(open_loop_ctx=40), "not a multiple of 36, the frames to one tick of the top"),

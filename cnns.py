@@ -100,7 +100,7 @@ class Decoder(tf.keras.layers.Layer):
         self.dense.build((None, state_size))
         self.convs, channels = [], 4 * filters[0]
         for i, count in enumerate([*filters[1:], config.channels]):
-            activation = "tanh" if i == layers - 1 else leaky_relu
+            activation = (lambda x: tf.tanh(self.bend(x))) if i == layers - 1 else leaky_relu
             layer = ConvTranspose(count, 6 if i >= layers - 2 else 5, strides=2, activation=activation,
                                   name=f"conv_{i}", dtype=policy,
                                   kernel_initializer=initializer(config))
@@ -122,6 +122,15 @@ class Decoder(tf.keras.layers.Layer):
         for conv in self.convs:
             hidden = conv(hidden)
         return hidden
+
+    def bend(self, x):
+        """What the last layer gives, before the tanh, where negative values may count less.
+
+        No pixel is darker than 0. With a slope below 1, noise on what is black gets smaller by it, once
+        the values there are negative.
+        """
+        slope = self.config.dec_negative_slope
+        return x if slope == 1 else tf.nn.leaky_relu(x, slope)
 
     def log_prob(self, states, video):
         """log p(frame | states) of Normal(decoded, dec_stddev), in nats: [..., Z + H] to [...]."""

@@ -162,6 +162,9 @@ class Config:
         False, "zero the previous stochastic state as the level above ticks", "model")
     channels_mult: float = _key(
         1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0, max=64)
+    dec_negative_slope: float = _key(
+        1.0, "what negative values are multiplied by before the decoder's tanh: 1 as published; 0.1 "
+             "makes black backgrounds clean sooner", "model", min=0, max=1)
     init_gain: float = _key(
         1.0, "what the first weights of encoder and decoder are multiplied by: 1 as published; with 3 "
              "colours are learned sooner", "training", min=0.01, max=100)

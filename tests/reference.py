@@ -83,7 +83,8 @@ def decode(model, state):
     image = dense(model.decoder.dense, state)[None, None]
     for layer in model.decoder.convs[:-1]:
         image = leaky_relu(conv_transpose(layer, image))
-    return np.tanh(conv_transpose(model.decoder.convs[-1], image))
+    image = conv_transpose(model.decoder.convs[-1], image)
+    return np.tanh(np.where(image < 0, model.config.dec_negative_slope * image, image))
 
 
 def distribution(cell, kind, y):

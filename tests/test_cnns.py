@@ -52,6 +52,16 @@ def test_init_gain_multiplies_glorots_kernels():
         assert np.abs(plain).max() <= bound < np.abs(doubled).max() <= 2 * bound
 
 
+@pytest.mark.parametrize("slope", [1.0, 0.1, 0.0])
+def test_negative_values_count_less_before_the_tanh(slope):
+    decoder = Decoder(config(dec_negative_slope=slope, channels=3), 6, "float32")
+    last = decoder.convs[-1]
+    last.kernel.assign(tf.zeros_like(last.kernel))
+    last.bias.assign([-0.5, 0.0, 0.5])
+    expected = np.broadcast_to(np.tanh([-0.5 * slope, 0, 0.5]), [1, 64, 64, 3])
+    np.testing.assert_allclose(decoder(random(1, 6)), expected, rtol=1e-5)
+
+
 def test_log_prob_is_that_of_the_pixels():
     decoder = Decoder(config(dec_stddev=0.3), 6, "float32")
     states, video = random(2, 3, 6), tf.abs(random(2, 3, 64, 64, 1))

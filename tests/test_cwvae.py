@@ -58,7 +58,7 @@ CASES = {
     "no dense layers": dict(enc_dense_layers=0),
     "top level hidden": dict(levels=3, use_obs="TTF"),
     "bottom level hidden": dict(levels=3, use_obs="FTT", frames=5),
-    "nothing observed": dict(use_obs=False, dec_stddev=0.4),
+    "nothing observed": dict(use_obs=False, dec_stddev=0.4, dec_negative_slope=0.3),
     "reset states": dict(levels=3, cell_reset_state=True, frames=9, seq_len=9),
     "actions": dict(frames=7, action_size=3),
     "sizes by level": dict(cell_stoch_size=[3, 2], cell_deter_size=[4, 6]),

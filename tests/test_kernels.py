@@ -58,6 +58,7 @@ CASES = {
     "free nats and balance": dict(free_nats=0.1, kl_grad_post_perc=0.8, beta=[0.5, 2]),
     "recomputed activations": dict(remat=True),
     "no dense layers": dict(enc_dense_layers=0),
+    "a bent decoder": dict(dec_negative_slope=0.1),
     "small images": dict(image_size=32),
     "more filters": dict(channels_mult=0.5, frames=4, open_loop_ctx=2),
     "large images": dict(image_size=128, batch=1, frames=5, channels=3),

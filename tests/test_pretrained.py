@@ -18,9 +18,9 @@ def data_root(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-def test_there_is_one_of_three_levels_and_one_of_one_and_they_are_small():
-    assert [path.name for path in MODELS] == ["moving_digit_levels_1", "moving_digit_levels_3"]
-    assert [runs.load_config(path / "config.yml").levels for path in MODELS] == [1, 3]
+def test_there_is_one_of_each_number_of_levels_and_they_are_small():
+    assert [path.name for path in MODELS] == [f"moving_digit_levels_{levels}" for levels in (1, 2, 3)]
+    assert [runs.load_config(path / "config.yml").levels for path in MODELS] == [1, 2, 3]
     files = [file for path in MODELS for file in path.rglob("*") if "eval_" not in str(file)]
     assert sum(file.stat().st_size for file in files) < 25e6
 

@@ -10,12 +10,13 @@ from conftest import ROOT
 from runs import load_config
 
 
-def test_the_models_that_are_compared_differ_in_levels_alone():
+def test_the_models_that_are_compared_differ_in_levels_and_lr_alone():
     configs = [dataclasses.asdict(load_config(ROOT / "configs" / "results" / f"levels_{levels}.yml"))
                for levels in (1, 2, 3)]
     assert [config.pop("levels") for config in configs] == [1, 2, 3]
     assert configs[1].pop("tmp_abs_factor") == configs[2].pop("tmp_abs_factor")
     del configs[0]["tmp_abs_factor"]  # Of one level it says nothing.
+    assert [config.pop("lr") for config in configs] == [4e-3, 2e-3, 2e-3]
     assert configs[0] == configs[1] == configs[2]
 
 
@@ -37,7 +38,7 @@ def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
 
 @pytest.mark.parametrize("section, files", [
     ("# Clockwork VAE", ["levels"]), ("## What the demo shows", ["demo"]),
-    ("## How long it remembers", ["dec_stddev_0.4", "cells"])])
+    ("## How long it remembers", ["levels_200_units", "dec_stddev_0.4", "cells"])])
 def test_numbers_in_the_readme_are_those_of_the_results(section, files):
     shown = (ROOT / "README.md").read_text().split(f"{section}\n", 1)[1].split("\n## ")[0]
     rows = [line for line in shown.splitlines() if line.startswith("|")]

@@ -386,11 +386,11 @@ class FastDecoder(Decoder):
         return self(states), self.log_prob(states, video)
 
     def decode(self, states):
-        frames = tf.cast(tf.tanh(self.bend(self.decode_blocks(states))), tf.float32)
+        frames = tf.cast(tf.tanh(self.decode_blocks(states)), tf.float32)
         return tf.nn.depth_to_space(frames, BLOCK)
 
     def decode_blocks(self, states):
-        """[N, Z + H] to what the last layer gives, blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]."""
+        """[N, Z + H] to frames before the tanh, in blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]."""
         first, *middle, third, last = map(weights_of, self.convs)
         hidden = dense_conv_transpose(
             tf.cast(states, self.dense.compute_dtype), *weights_of(self.dense), *first)
@@ -398,13 +398,13 @@ class FastDecoder(Decoder):
         for weights in middle:
             hidden = conv_transpose(hidden, *weights)
         hidden = _leaky_relu(conv_transpose_to_blocks(hidden, 1, *third))
-        return conv_transpose_to_blocks(hidden, 2, *last)
+        return self.bend(conv_transpose_to_blocks(hidden, 2, *last))
 
     def log_prob(self, states, video):
         rows = tf.reshape(states, [-1, states.shape[-1]])
         decoded = recomputed(self.decode_blocks, rows) if self.config.remat else self.decode_blocks(rows)
         video = to_blocks(tf.reshape(video, [-1, *video.shape[-3:]]))
-        squares = tf.reshape(squares_of_tanh(self.bend(decoded), video), tf.shape(states)[:-1])
+        squares = tf.reshape(squares_of_tanh(decoded, video), tf.shape(states)[:-1])
         return self.log_normal(squares, math.prod(decoded.shape[1:]))
 
 

@@ -1,4 +1,6 @@
-"""Fails unless a demo predicts as well as it should: python tests/check_demo.py RUN_DIR --identity 0.95
+"""Fails unless a demo predicts as well as it should.
+
+    python tests/check_demo.py RUN_DIR --identity 0.95 --psnr 0 --ssim 0
 
 The bounds that CI gives are below what the worst of the seeds in results/tries.md reached.
 """

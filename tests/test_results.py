@@ -38,7 +38,8 @@ def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
 
 @pytest.mark.parametrize("section, files", [
     ("# Clockwork VAE", ["levels"]), ("## What the demo shows", ["demo"]),
-    ("## How long it remembers", ["levels_200_units", "dec_stddev_0.4", "cells"])])
+    ("## How long it remembers", ["levels_200_units", "dec_stddev_0.4", "cells"]),
+    ("## At full size, on a GPU", ["moving_digits"])])
 def test_numbers_in_the_readme_are_those_of_the_results(section, files):
     shown = (ROOT / "README.md").read_text().split(f"{section}\n", 1)[1].split("\n## ")[0]
     rows = [line for line in shown.splitlines() if line.startswith("|")]

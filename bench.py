@@ -205,8 +205,8 @@ def training_parts(config):
         parts[name] = compiled(function, config)
         parts[f"{name}, gradient"] = compiled(
             with_gradient(function, model.trainable_variables), config)
-    parts["step"] = compiled(
-        lambda: model.update(optimizer, video, tf.constant(0)), config)
+    step = tf.Variable(0)  # Of a constant one the noise would be a constant of the program, drawn once.
+    parts["step"] = compiled(lambda: model.update(optimizer, video, step), config)
     return parts
 
 

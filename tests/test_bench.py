@@ -2,6 +2,8 @@
 
 import json
 
+from test_cwvae import tiny
+
 import bench
 import tools
 
@@ -32,6 +34,11 @@ ENTRY %main (q: (s32[], f32[2])) -> (s32[], f32[2]) {
 """
     ((ticks, kernels),) = bench.loops(hlo)
     assert ticks == "17" and kernels == {"fusion": 2, "dot": 1}
+
+
+def test_the_noise_of_a_step_is_not_a_constant_of_its_program():
+    step = bench.training_parts(tiny().replace(jit=True))["step"]
+    assert "constant({...})" not in step.experimental_get_compiler_ir()(stage="hlo")
 
 
 def test_it_writes_every_part(workplace, monkeypatch, tmp_path):

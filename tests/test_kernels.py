@@ -22,15 +22,20 @@ def random(*shape):
 # -------------------------------------------------------------------------------- whole models
 
 
-def value_and_gradients(model, clip, actions=None):
-    """The loss, its gradients, and a prediction."""
+def loss_and_gradients(model, clip, actions=None):
+    """What is logged of the loss, and its gradients."""
     with tf.GradientTape() as tape:
         rollout = model.rollout(clip, model.noise(SEED, *clip.shape[:2]), actions=actions)
         nats = tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), model.nats(rollout))
         loss, metrics = model.objective(nats, clip.shape[1], tf.constant(0))
-    gradients = tape.gradient(
+    return metrics, tape.gradient(
         loss, model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return metrics, gradients, model.open_loop(clip, model.config.open_loop_ctx, SEED, actions)
+
+
+def value_and_gradients(model, clip, actions=None):
+    """The loss, its gradients, and a prediction."""
+    return *loss_and_gradients(model, clip, actions), model.open_loop(
+        clip, model.config.open_loop_ctx, SEED, actions)
 
 
 def assert_close(ours, theirs, tolerance):
@@ -318,18 +323,11 @@ def test_bfloat16_gradients_are_those_of_float32(path, batch, frames, fast):
     for precision in ("float32", "bfloat16"):
         tf.keras.utils.set_random_seed(0)
         model = CWVAE(tools.load_config(path, dict(precision=precision, fast=fast)))
-        found.append(tf.function(first_gradients, autograph=False)(model, clips))
+        _, gradients = tf.function(loss_and_gradients, autograph=False)(model, clips)
+        found.append(gradients)
     for variable, full, half in zip(model.trainable_variables, *found, strict=True):
         assert cosine(half, full) > 0.99, variable.path
         assert 0.95 < tf.norm(half) / tf.norm(full) < 1.05, variable.path
-
-
-def first_gradients(model, clips):
-    with tf.GradientTape() as tape:
-        nats = model.nats(model.rollout(clips, model.noise(SEED, *clips.shape[:2])))
-        averages = tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), nats)
-        loss, _ = model.objective(averages, clips.shape[1], tf.constant(0))
-    return tape.gradient(loss, model.trainable_variables)
 
 
 def digits(count, frames):

@@ -4,7 +4,7 @@ levels: what each level stores; information: how much, at which speed of the vid
 video of any length.
 """
 
-import quiet  # noqa: F401
+import startup
 
 # isort: split
 import errno
@@ -26,7 +26,9 @@ import pictures
 import runs
 import tools
 from cells import State, fold_in
+from config import load_config
 from cwvae import CWVAE, last_state
+from flags import Parser, add_evaluation_flags, evaluated_config, num_examples, whole_number
 from metrics import cell, markdown
 from predictor import Predictor, during, even_batches, noise_of_videos, not_finite, to_uint8
 
@@ -37,28 +39,28 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def parse_flags():
-    parser = tools.Parser(description="Analyses of a trained Clockwork VAE.")
+    parser = Parser(description="Analyses of a trained Clockwork VAE.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="ANALYSIS")
 
     levels = commands.add_parser(
         "levels", help="what predictions lose without a level's view of the context")
-    tools.add_evaluation_flags(
+    add_evaluation_flags(
         levels, "open_loop_ctx", "seq_len", "num_examples", "num_samples", "batch_size")
 
     information = commands.add_parser(
         "information", help="KL and entropies of each level, by the speed of the video")
-    tools.add_evaluation_flags(
+    add_evaluation_flags(
         information, "num_examples", "batch_size", "seq_len",
         seq_len="frames of a sequence (default: the config's seq_len, of a training clip)")
     information.add_argument(
-        "--frame-skips", type=tools.whole_number("frame_skips", 1), nargs="+", default=[1, 2, 4],
+        "--frame-skips", type=whole_number("frame_skips", 1), nargs="+", default=[1, 2, 4],
         metavar="N", help="the speeds: every n-th frame (default: 1 2 4)")
 
     dreams = commands.add_parser("dream", help="one open-loop video of any length, as mp4")
-    tools.add_evaluation_flags(dreams, "open_loop_ctx", "use_obs")
-    dreams.add_argument("--frames", type=tools.whole_number("frames", 1), default=1000, metavar="N",
+    add_evaluation_flags(dreams, "open_loop_ctx", "use_obs")
+    dreams.add_argument("--frames", type=whole_number("frames", 1), default=1000, metavar="N",
                         help="frames predicted, any number (default: 1000)")
-    dreams.add_argument("--example", type=tools.whole_number("example", 0), default=0, metavar="I",
+    dreams.add_argument("--example", type=whole_number("example", 0), default=0, metavar="I",
                         help="the test video whose context is observed (default: 0)")
     return parser.parse_args()
 
@@ -66,7 +68,7 @@ def parse_flags():
 def main():
     flags = parse_flags()
     run_dir, _ = runs.find_checkpoint(flags.model_dir)
-    config = runs.load_config(os.path.join(run_dir, "config.yml"))
+    config = load_config(os.path.join(run_dir, "config.yml"))
     out = flags.out or os.path.join(run_dir, f"{flags.command}_{time.strftime('%Y_%m_%d_%H_%M_%S')}")
     open_data, analyze = {"levels": (level_data, levels), "information": (information_data, information),
                           "dream": (dream_data, dream)}[flags.command]
@@ -90,7 +92,7 @@ def chunk_length(strides):
 
 def dream_data(config, flags):
     """The config as the flags change it, and the test videos that an evaluation counts."""
-    config = tools.evaluated_config(config, flags)
+    config = evaluated_config(config, flags)
     counted = data_loader.evaluation_sequences(config)
     if flags.example >= len(counted):
         raise tools.UserError(f"example: {flags.example} is not one of the {len(counted)} test videos; "
@@ -148,7 +150,7 @@ def dream_frames(config, model, batch, flags):
     video, actions = batch["video"][:, :context], batch.get("actions")
     seed = fold_in([flags.seed, 0], flags.example)
 
-    @tf.function(jit_compile=tools.use_xla(config))
+    @tf.function(jit_compile=startup.use_xla(config))
     def imagine(states, noise, actions):
         latents, states = model.imagine(states, chunk, noise, actions)
         frames = model.decoder(latents)[0]
@@ -201,9 +203,9 @@ def interventions(model):
 
 def level_data(config, flags):
     """The config as the flags change it, and the test sequences; decides flags.num_examples."""
-    config = tools.evaluated_config(config, flags)
+    config = evaluated_config(config, flags)
     data = data_loader.evaluation_sequences(config)
-    flags.num_examples = tools.num_examples(flags.num_examples, len(data))
+    flags.num_examples = num_examples(flags.num_examples, len(data))
     return config, data
 
 
@@ -354,7 +356,7 @@ def information_data(config, flags):
             print(f"Sequences of {seq_len} frames, not the config's {config.seq_len}: half of the test "
                   f"videos have no more at frame_skip {fastest}")
     data = Speeds(config, seq_len, flags.frame_skips)
-    flags.num_examples = tools.num_examples(flags.num_examples, len(data))
+    flags.num_examples = num_examples(flags.num_examples, len(data))
     return config, data
 
 
@@ -365,7 +367,7 @@ QUANTITIES = {
 
 def information(config, model, data, flags, settings, out):
     """KL and entropies of every level, in nats per frame, at each speed; a figure and a table."""
-    levels_of = tf.function(nats_of_levels, jit_compile=tools.use_xla(config))
+    levels_of = tf.function(nats_of_levels, jit_compile=startup.use_xla(config))
     values = {name: [] for name in QUANTITIES}
     with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
         for first, size in even_batches(flags.num_examples, flags.batch_size):

@@ -76,7 +76,7 @@ class Cell(tf.keras.layers.Layer):
     """What a level needs of its cell. A subclass gives sizes, noise, and tick.
 
     Args:
-      config: a tools.Config; level: its number, 0 at the bottom.
+      config: a Config; level: its number, 0 at the bottom.
       context_size: width of the context c, what a tick knows of the level above and of actions.
       obs_size: width of the embeddings e.
       dtype: the policy of its layers.

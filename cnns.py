@@ -19,7 +19,7 @@ class Encoder(tf.keras.layers.Layer):
     that of each level above.
 
     Args:
-      config: a tools.Config.
+      config: a Config.
       policy: the dtype policy of the layers.
     """
 
@@ -85,7 +85,7 @@ class Decoder(tf.keras.layers.Layer):
     """Decodes the states of level 0, frame by frame: a dense layer, then transposed convolutions.
 
     Args:
-      config: a tools.Config.
+      config: a Config.
       state_size: width Z + H of the states.
       policy: the dtype policy of the layers.
     """

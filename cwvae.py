@@ -10,7 +10,8 @@ import tensorflow as tf
 import kernels
 from cells import CELLS, State, fold_in
 from cnns import Decoder, Encoder, name_layers
-from tools import check_use_obs
+from config import check_use_obs, nearest, show
+from tools import UserError
 
 # A video, float [B, T, S, S, C], and the Level of each level that it was observed with.
 Rollout = collections.namedtuple("Rollout", "video levels")
@@ -24,7 +25,7 @@ class CWVAE(tf.keras.Model):
     """A Clockwork VAE. Level 0 is at the bottom; level l ticks once every strides[l] frames.
 
     Args:
-      config: a tools.Config.
+      config: a Config.
       action_size: width A of the actions that condition level 0; 0 for none.
     """
 
@@ -34,6 +35,9 @@ class CWVAE(tf.keras.Model):
         policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
         form = kernels.fast_form if config.fast else lambda kind: kind
         self.encoder = form(Encoder)(config, policy, name="encoder")
+        if config.cell_type not in CELLS:
+            raise UserError(f"cell_type: {show(config.cell_type)} is not one of {', '.join(CELLS)}; "
+                            f"nearest: {nearest(config.cell_type, CELLS)}")
         cell = form(CELLS[config.cell_type])
         sizes = [sum(cell.sizes(config, level)) for level in range(config.levels)]
         self.cells = [
@@ -277,6 +281,12 @@ def adam(config):
     """The optimizer of the paper."""
     kind = kernels.FastAdam if config.fast else tf.keras.optimizers.Adam
     return kind(config.lr, epsilon=1e-4)
+
+
+def parameters_text(model):
+    """The trainable parameters, of all and of each part."""
+    parts = ", ".join(f"{name} {part.count_params():,}" for name, part in model.parts.items())
+    return f"Parameters: {model.count_params():,} ({parts})"
 
 
 def to_float(video):

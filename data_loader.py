@@ -8,7 +8,7 @@ then read from it by index, and which clips a step reads is a function of (seed,
 says what there is, without training, and draws what the model would see.
 """
 
-import quiet  # noqa: F401
+import startup  # noqa: F401
 
 # isort: split
 import collections
@@ -23,9 +23,11 @@ import tensorflow as tf
 
 import pictures
 import tools
-from datasets import folder, store, videos
-from datasets.preparation import BUILDERS, prepare
+from config import load_config
+from flags import Parser
 from tools import UserError
+from video_data import folder, store, videos
+from video_data.preparation import BUILDERS, prepare
 
 NAMED = 3  # How many of the videos that are too short are named.
 THREADS = min(8, videos.CORES)
@@ -342,13 +344,13 @@ SHEET_CLIPS, SHEET_FRAMES = 12, 16
 
 
 def main():
-    parser = tools.Parser(description="Says what a config's data are, and draws what the model sees.")
+    parser = Parser(description="Says what a config's data are, and draws what the model sees.")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
     parser.add_argument("--data-root", help="where the data are (default: the config's)")
     parser.add_argument("--out", default="data.png", metavar="FILE",
                         help="contact sheet: a training clip a row (default: data.png)")
     flags = parser.parse_args()
-    config = tools.load_config(
+    config = load_config(
         flags.config, {"data_root": flags.data_root} if flags.data_root else None)
     clips = Clips(config)
     paths = prepare(config)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import kernels
-import tools
+import startup
 from tools import UserError
 
 
@@ -50,7 +50,7 @@ def compiles(devices, model):
     What TensorFlow needs to differentiate a loop cannot leave a compiled function: there, cells without
     a fast form are not compiled.
     """
-    return tools.use_xla(model.config) and (
+    return startup.use_xla(model.config) and (
         devices.replicas == 1 or all(type(cell) in kernels.FAST.values() for cell in model.cells))
 
 

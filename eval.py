@@ -3,7 +3,7 @@
 Predicts the test videos open-loop from their first frames, and writes numbers and pictures.
 """
 
-import quiet  # noqa: F401
+import startup  # noqa: F401
 
 # isort: split
 import hashlib
@@ -20,7 +20,9 @@ import pictures
 import report
 import runs
 import tools
+from config import load_config
 from cwvae import CWVAE
+from flags import Parser, add_evaluation_flags, evaluated_config, num_examples
 from predictor import Predictor, even_batches
 
 SHEET_EXAMPLES = 6
@@ -29,8 +31,8 @@ FVD_CONVENTION = ("FVD of the 8-bit frames after the context, the first sample o
 
 
 def parse_flags():
-    parser = tools.Parser(description="Evaluates a trained Clockwork VAE by open-loop prediction.")
-    tools.add_evaluation_flags(
+    parser = Parser(description="Evaluates a trained Clockwork VAE by open-loop prediction.")
+    add_evaluation_flags(
         parser, "open_loop_ctx", "seq_len", "use_obs", "num_examples", "num_samples", "batch_size")
     for metric in metrics.METRICS.values():
         if metric.networks:
@@ -48,10 +50,10 @@ def main():
     warnings.formatwarning = lambda message, *_: f"eval.py: warning: {message}\n"
     flags = parse_flags()
     run_dir, _ = runs.find_checkpoint(flags.model_dir)
-    config = tools.evaluated_config(runs.load_config(os.path.join(run_dir, "config.yml")), flags)
+    config = evaluated_config(load_config(os.path.join(run_dir, "config.yml")), flags)
     out = flags.out or os.path.join(run_dir, f"eval_{time.strftime('%Y_%m_%d_%H_%M_%S')}")
     data = data_loader.evaluation_sequences(config)
-    flags.num_examples = tools.num_examples(flags.num_examples, len(data))
+    flags.num_examples = num_examples(flags.num_examples, len(data))
     if flags.fvd_model and flags.num_examples < 2:
         raise tools.UserError("num_examples: 1 video has no FVD; nearest: 2")
     model = CWVAE(config, data.action_size)

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-import tools
+import startup
 from cells import Gaussian, Level, RSSMCell, State, product, swap
 from cnns import Decoder, Encoder, recomputed, sum_windows
 
@@ -139,7 +139,7 @@ def compiles_loops(cell):
     On a CPU it is slow at convolutions, and fast at many small products and sums.
     """
     config = cell.config
-    return (type(cell) is FastRSSMCell and config.jit == "auto" and not tools.use_xla(config)
+    return (type(cell) is FastRSSMCell and config.jit == "auto" and not startup.use_xla(config)
             and config.precision == "float32" and cell.deter_size >= COMPILED_SIZE)
 
 

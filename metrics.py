@@ -18,8 +18,8 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from datasets.moving_digit import ROOM, read_digits
 from tools import UserError
+from video_data.moving_digit import ROOM, read_digits
 
 SSIM_WINDOW = 7
 MAX_PSNR = 100.0  # dB

@@ -5,7 +5,7 @@ that evaluation. Runs that differ in the seed alone are one curve, with interval
 examples. The means, with 95% intervals, are printed as a Markdown table and written beside the figure.
 """
 
-import quiet  # noqa: F401
+import startup  # noqa: F401
 
 # isort: split
 import dataclasses
@@ -20,6 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import pictures
+from config import Config, read_yaml
+from flags import Parser, whole_number
 from metrics import (
     METRICS,
     TRIVIAL,
@@ -28,16 +30,7 @@ from metrics import (
     markdown,
     mean_and_interval,
 )
-from tools import (
-    Config,
-    Parser,
-    UserError,
-    cannot_write,
-    read_yaml,
-    run_script,
-    whole_number,
-    write_atomically,
-)
+from tools import UserError, cannot_write, run_script, write_atomically
 
 LOSSES = {
     "total_loss": "Loss (nats per frame)",

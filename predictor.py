@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import metrics
+import startup
 import tools
 from cells import fold_in
 from cwvae import to_float
@@ -28,7 +29,7 @@ class Predictor:
         self._scored = metrics.chosen() if scored is None else scored
         in_graph = [metric for metric in self._scored if metric.pixels != "8-bit"]
         self._compare = tf.function(functools.partial(frames_and_scores, in_graph), jit_compile=True)
-        compiled = dict(jit_compile=tools.use_xla(config))
+        compiled = dict(jit_compile=startup.use_xla(config))
         self._observe = functools.cache(lambda use_obs: tf.function(
             lambda *inputs: model.observe_context(*inputs, use_obs=use_obs), **compiled))
         # The recurrence alone is three times faster compiled, on a CPU too.

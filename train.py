@@ -3,7 +3,7 @@
 Started again with the same config, it goes on from its newest checkpoint.
 """
 
-import quiet  # noqa: F401
+import startup
 
 # isort: split
 import contextlib
@@ -22,7 +22,10 @@ import pictures
 import runs
 import tools
 from cells import fold_in
-from cwvae import CWVAE, adam, last_state
+from config import load_config
+from cwvae import CWVAE, adam, last_state, parameters_text
+from flags import parse_train_flags
+from logger import Logger
 
 # What the seeds of validation are folded with, apart from any level's number.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
@@ -31,7 +34,7 @@ SIGNALS_EVERY = 10  # steps after which several workers ask each other for a sig
 
 
 def main():
-    config = runs.load_config(*tools.parse_train_flags())
+    config = load_config(*parse_train_flags())
     strategy = distribution.choose_strategy(config.batch_size)
     devices = distribution.Devices(strategy, config.batch_size)
     clips = data_loader.Clips(config, devices.worker, devices.num_workers)
@@ -55,7 +58,7 @@ def run(config, devices, clips, validation_data, say):
         checkpoints = runs.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
         start = checkpoints.restore(config.init_from, say)
     devices.check_start(start)
-    say(tools.parameters_text(model))
+    say(parameters_text(model))
     if start >= total:
         say(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
         return
@@ -105,7 +108,7 @@ def train(config, devices, clips, validation, model, optimizer, checkpoints, sta
     if devices.is_chief:
         if not start:
             checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
-        logger = runs.Logger(config.run_dir, start, config)
+        logger = Logger(config.run_dir, start, config)
     unused = UnusedLevels(total)
     named_every = config.save_named_model_every or sys.maxsize
     before = None  # the metrics of the step before: checked while a GPU computes this one
@@ -194,8 +197,8 @@ class Validation:
         self.config, self.model, self.data = config, model, data
         self.rows = rows
         self.chunk = max(1, config.seq_len // config.strides[-1]) * config.strides[-1]
-        self._nats = tf.function(self._sum_nats, jit_compile=tools.use_xla(config))
-        self._open_loop = tf.function(model.open_loop, jit_compile=tools.use_xla(config))
+        self._nats = tf.function(self._sum_nats, jit_compile=startup.use_xla(config))
+        self._open_loop = tf.function(model.open_loop, jit_compile=startup.use_xla(config))
 
     def scalars(self, step):
         """The scalars of training on num_val_batches batches of whole evaluation sequences.

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-import tools
+import startup
 from cells import fold_in
 from cwvae import last_state, state_vector
 from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos, to_uint8
@@ -21,12 +21,12 @@ class VideoModel:
     model that takes them, `actions` is [T, A] or [B, T, A]. The same seed gives the same result.
     Whatever is given otherwise is a ValueError that says what is expected.
 
-    config: a tools.Config. model: a cwvae.CWVAE.
+    config: a Config. model: a cwvae.CWVAE.
     """
 
     def __init__(self, config, model):
         self.config, self.model = config, model
-        compiled = dict(jit_compile=tools.use_xla(config))
+        compiled = dict(jit_compile=startup.use_xla(config))
         self._rollout = tf.function(model.rollout, **compiled)
         self._decode = tf.function(model.decoder, **compiled)
         self._surprise = tf.function(self._nats_of_frames, **compiled)

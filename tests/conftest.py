@@ -10,7 +10,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import quiet  # noqa: E402, F401
+import startup  # noqa: E402, F401
 
 # isort: split
 import tools  # noqa: E402

@@ -20,7 +20,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import quiet  # noqa: E402, F401
+import startup  # noqa: E402, F401
 
 # isort: split
 import numpy as np  # noqa: E402

@@ -6,15 +6,15 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import quiet  # noqa: E402, F401
+import startup  # noqa: E402, F401
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 
 import distribution
+from config import Config
 from cwvae import CWVAE, adam
-from tools import Config
 
 
 def run(strategy, settings, optimizer_name, video, steps=2):

@@ -19,14 +19,15 @@ import data_loader
 import metrics
 import runs
 import tools
-from datasets import store
+from config import load_config
 from predictor import Predictor
+from video_data import store
 
 
 @pytest.fixture(scope="module")
 def loaded(run_dir):
     """The config and the model of the tiny run."""
-    config = tools.load_config(run_dir / "config.yml")
+    config = load_config(run_dir / "config.yml")
     model = cwvae.CWVAE(config)
     runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
     return config, model
@@ -267,7 +268,7 @@ def test_bad_flags_are_one_line(flags, says, run_dir, refusal):
 
 def test_the_ablations_differ_in_their_hierarchy_alone():
     files = sorted((ROOT / "configs" / "ablations").glob("*.yml"))
-    configs = {file.stem: tools.load_config(file) for file in files}
+    configs = {file.stem: load_config(file) for file in files}
     assert {name: (config.levels, config.strides[-1]) for name, config in configs.items()} == {
         "levels_1": (1, 1), "levels_2": (2, 4), "levels_3": (3, 16), "factor_1": (3, 1),
         "factor_2": (3, 4), "factor_8": (3, 64)}

@@ -5,7 +5,7 @@ import json
 from test_cwvae import tiny
 
 import bench
-import tools
+from config import Config
 
 
 def test_operations_of_a_frame():
@@ -14,7 +14,7 @@ def test_operations_of_a_frame():
     decoder = (220 * 1024 + 25 * 1024 * 128 + 5**2 * 25 * 128 * 64 + 13**2 * 36 * 64 * 32
                + 30**2 * 36 * 32)
     cell = (240 * 200 + 2 * 200 * 600 + 2 * (200 * 200 + 200 * 40) + 1024 * 200 + 200 * 200)
-    config = tools.Config(dataset="moving_digits", levels=1)
+    config = Config(dataset="moving_digits", levels=1)
     assert bench.forward_flops(config) == 2 * (encoder + decoder + cell)
 
 

@@ -14,7 +14,7 @@ from cells import (
     random_bits,
     standard_normal,
 )
-from tools import Config
+from config import Config
 
 
 def random(seed, *shape):

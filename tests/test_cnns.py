@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cnns import Decoder, Encoder, sum_windows
-from tools import Config
+from config import Config
 
 
 def random(*shape):

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import cwvae
 from cells import fold_in
+from config import Config
 from cwvae import CWVAE, SCALARS, last_state
-from tools import Config
 
 SEED = tf.constant([0, 0])
 

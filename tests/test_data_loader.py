@@ -20,8 +20,9 @@ import twins
 from PIL import Image
 
 import data_loader
-from datasets import store, videos
-from tools import Config, UserError
+from config import Config
+from tools import UserError
+from video_data import store, videos
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -507,7 +508,7 @@ def test_channels_that_the_data_does_not_have_are_one_line(tmp_path):
 
 def preparing(root, dataset, channels, first="pass"):
     """Starts a process that prepares a dataset, after the statements in `first`."""
-    program = ("import os, time, data_loader; from datasets import videos; from tools import Config\n"
+    program = ("import os, time, data_loader; from video_data import videos; from tools import Config\n"
                f"{first}\n"
                f"data_loader.prepare(Config(dataset={dataset!r}, data_root={root!r}, "
                f"channels={channels}))")

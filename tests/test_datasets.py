@@ -13,8 +13,9 @@ import twins
 from test_store import old_store
 
 import data_loader
-from datasets import gqn_mazes, minerl_navigate, moving_digits, moving_mnist_2digit, store
-from tools import Config, UserError
+from config import Config
+from tools import UserError
+from video_data import gqn_mazes, minerl_navigate, moving_digits, moving_mnist_2digit, store
 
 BUILDERS = {"minerl": minerl_navigate.MinerlNavigate, "mazes": gqn_mazes.GqnMazes,
             "mmnist": moving_mnist_2digit.MovingMnist2digit}

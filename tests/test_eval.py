@@ -22,8 +22,10 @@ import metrics
 import plot
 import runs
 import tools
-from datasets import moving_digit
+from config import load_config
+from flags import evaluated_config
 from predictor import Predictor, even_batches
+from video_data import moving_digit
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def make_predictor(run_dir):
     """Returns a function from changes of the config to a Predictor of two samples."""
 
     def make(**changes):
-        config = tools.load_config(run_dir / "config.yml").replace(eval_seq_len=11, **changes)
+        config = load_config(run_dir / "config.yml").replace(eval_seq_len=11, **changes)
         model = cwvae.CWVAE(config)
         runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
         return Predictor(config, model, num_samples=2, seed=0)
@@ -187,7 +189,7 @@ def every_metric(run_dir, tmp_path_factory):
     model = MeanColour()
     tf.saved_model.save(model, str(folder / "i3d"), signatures=model.__call__)
     shutil.copytree(run_dir / "model", folder / "run" / "model")
-    config = tools.load_config(run_dir / "config.yml")
+    config = load_config(run_dir / "config.yml")
     config = config.replace(dataset="moving_digit_demo", data_root=str(folder))
     config.save(folder / "run" / "config.yml")
     out, printed = folder / "out", io.StringIO()
@@ -376,10 +378,10 @@ def test_a_clip_that_is_too_short_is_told_what_to_pass(frames, says, run_dir, re
 
 
 def test_flags_change_the_config_of_the_run(run_dir):
-    config = tools.load_config(run_dir / "config.yml")
+    config = load_config(run_dir / "config.yml")
     flags = types.SimpleNamespace(
         open_loop_ctx=6, seq_len=9, use_obs="false", data_root="elsewhere")
-    changed = tools.evaluated_config(config, flags)
+    changed = evaluated_config(config, flags)
     assert (changed.open_loop_ctx, changed.eval_seq_len, changed.use_obs, changed.data_root) == (
         6, 9, False, "elsewhere")
 

@@ -130,7 +130,7 @@ def test_a_full_disk_stops_a_preparation_which_goes_on_after_it(
 
 PROGRAM = """
 import sys
-import quiet
+import startup
 import os, signal, time
 import tools
 

@@ -17,8 +17,8 @@ from test_data_loader import config_for, counting, folder_of
 from test_store import old_store
 
 import data_loader
-from datasets import folder, store, videos
 from tools import UserError
+from video_data import folder, store, videos
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -364,7 +364,7 @@ def prepared_frames(root):
 @pytest.mark.slow
 def test_a_preparation_that_was_killed_goes_on_where_it_was(tmp_path, readings):
     root = folder_of(tmp_path, [12] * 30)
-    program = ("import os, time; from datasets import videos, folder; from tools import Config\n"
+    program = ("import os, time; from video_data import videos, folder; from tools import Config\n"
                "read = videos.read; videos.read = lambda *a: time.sleep(0.05) or read(*a)\n"
                f"folder.prepare(Config(dataset='videos', data_root={root!r}))")
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)

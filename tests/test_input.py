@@ -13,7 +13,9 @@ import eval as evaluation
 import plot
 import tools
 import train
-from tools import Config, Parser, UserError
+from config import Config, load_config
+from flags import Parser, parse_train_flags
+from tools import UserError
 
 ODD = ["", " ", "null", "true", "0", "-1", "3", "0.5", "nan", "1e400", "1e-320", "9" * 400, "2024-13-01",
        "2024_01_01", "@logs", "[", "[0, -1, 2]", "{a: 1}", "&a [*a]", "TTF", "é\n1", "../..", "x" * 300,
@@ -36,7 +38,7 @@ def test_a_key_takes_odd_values_or_says_what_is_wrong(key, tmp_path):
         in_a_file.write_text(text if key == "dataset" else f"dataset: mmnist\n{text}")
         for given in (["--config", str(in_a_file)], ["--config", str(path), f"--{key}={value}"]):
             try:
-                config = tools.load_config(*tools.parse_train_flags(given))
+                config = load_config(*parse_train_flags(given))
             except UserError as error:
                 refused += 1
                 line = " ".join(str(error).splitlines())  # as run_script prints it
@@ -45,7 +47,7 @@ def test_a_key_takes_odd_values_or_says_what_is_wrong(key, tmp_path):
             else:
                 assert len(os.path.basename(config.run_dir).encode()) <= 255
                 config.save(tmp_path / "saved.yml")
-                assert tools.load_config(tmp_path / "saved.yml") == config
+                assert load_config(tmp_path / "saved.yml") == config
     assert refused >= 5
 
 

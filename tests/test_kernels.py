@@ -10,9 +10,9 @@ from test_cwvae import SEED, build, tiny, video
 import cells
 import cnns
 import kernels
-import tools
+from config import load_config
 from cwvae import CWVAE, adam
-from datasets import moving_digits
+from video_data import moving_digits
 
 
 def random(*shape):
@@ -138,7 +138,7 @@ def cosine(a, b):
 @pytest.mark.parametrize("path", sorted(glob.glob("configs/**/*.yml", recursive=True)))
 def test_every_config_trains_alike_in_both_forms(path):
     # As in the file, but narrow and short: what is left are its levels, factors, layers and loss.
-    config = tools.load_config(path, dict(
+    config = load_config(path, dict(
         channels_mult=1 / 32, cell_stoch_size=3, cell_deter_size=5, cell_embed_size=4,
         enc_dense_embed_size=6))
     frames = 1 + config.strides[-1]
@@ -322,7 +322,7 @@ def test_bfloat16_gradients_are_those_of_float32(path, batch, frames, fast):
     clips, found = digits(batch, frames), []
     for precision in ("float32", "bfloat16"):
         tf.keras.utils.set_random_seed(0)
-        model = CWVAE(tools.load_config(path, dict(precision=precision, fast=fast)))
+        model = CWVAE(load_config(path, dict(precision=precision, fast=fast)))
         _, gradients = tf.function(loss_and_gradients, autograph=False)(model, clips)
         found.append(gradients)
     for variable, full, half in zip(model.trainable_variables, *found, strict=True):

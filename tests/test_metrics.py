@@ -11,8 +11,8 @@ from conftest import ROOT
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import metrics
-from datasets import moving_digit
 from tools import UserError
+from video_data import moving_digit
 
 RNG = np.random.default_rng(0)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import data_loader
-from datasets import moving_digit, moving_digits
-from tools import Config
+from config import Config
+from video_data import moving_digit, moving_digits
 
 
 def test_a_video_depends_on_its_arguments_alone():

@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pictures
-import runs
+from logger import Logger
 
 RNG = np.random.default_rng(0)
 
@@ -87,7 +87,7 @@ def test_gif_of_one_frame_and_of_equal_frames_can_be_written():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tensorboard_reads_a_gif_back_as_an_image(tmp_path, channels):
     frames = pictures.to_uint8(video(3, 6, 8, channels))
-    logger = runs.Logger(tmp_path, 0)
+    logger = Logger(tmp_path, 0)
     logger.gif(7, "val", frames)
     logger.gif(8, "val", frames[:1])
 

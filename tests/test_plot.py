@@ -10,8 +10,8 @@ from PIL import Image
 
 import metrics
 import plot
-import tools
-from tools import Config, UserError
+from config import Config, load_config
+from tools import UserError
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_curve_with_their_interval(
 
 def test_two_evaluations_of_one_seed_are_no_two_seeds(make_run):
     run = make_run("a")
-    config = tools.load_config(run / "config.yml")
+    config = load_config(run / "config.yml")
     make_evaluation(run / "eval_b", config)
     curves = curves_of(run / "eval_2026_01_02_03_04_05", run / "eval_b", make_run("b", seed=1))
     assert [len(curve.results) for curve in curves] == [1, 1, 1]  # the run has training curves as well
@@ -178,7 +178,7 @@ def test_two_evaluations_of_one_seed_are_no_two_seeds(make_run):
 def test_what_does_not_compare_is_drawn_apart_unless_asked_and_then_it_is_said(
         make_run, tmp_path, monkeypatch, figures, settings, title, together):
     run = make_run("a", evaluated=False)
-    config = tools.load_config(run / "config.yml")
+    config = load_config(run / "config.yml")
     make_evaluation(tmp_path / "eval_a", config, data_digest="one")
     make_evaluation(tmp_path / "eval_b", config, **{"data_digest": "one", **settings})
     for flags in [], ["--together"]:
@@ -193,7 +193,7 @@ def test_what_does_not_compare_is_drawn_apart_unless_asked_and_then_it_is_said(
 
 
 def test_evaluations_after_other_contexts_are_drawn_apart(make_run, tmp_path):
-    config = tools.load_config(make_run("a") / "config.yml")
+    config = load_config(make_run("a") / "config.yml")
     curves = []
     for context in (36, 72):
         make_evaluation(tmp_path / f"eval_{context}", config, open_loop_ctx=context)
@@ -208,7 +208,7 @@ def test_evaluations_after_other_contexts_are_drawn_apart(make_run, tmp_path):
 
 def test_trivial_predictors_have_rows_in_the_table_and_one_line(
         make_run, tmp_path, monkeypatch, figures):
-    config = tools.load_config(make_run("a") / "config.yml")
+    config = load_config(make_run("a") / "config.yml")
     trivial = {f"psnr_{name}": np.full([4, 8], value) + np.arange(8)
                for name, value in [("last_frame", 12.0), ("context_mean", 15.0), ("black", 10.0)]}
     trivial["psnr_last_frame"][:, 0] = 99
@@ -233,7 +233,7 @@ def test_results_that_differ_in_nothing_are_labelled_by_their_paths(make_run):
 
 def test_two_evaluations_of_a_run_are_labelled_by_how_they_were_made(make_run, tmp_path):
     run = make_run("a")
-    config = tools.load_config(run / "config.yml")
+    config = load_config(run / "config.yml")
     make_evaluation(run / "eval_b", config, use_obs="TTF", num_samples=5, samples=5)
     results = curves_of(run / "eval_2026_01_02_03_04_05", run / "eval_b")
     assert plot.label_by_difference(results) == [
@@ -248,7 +248,7 @@ def test_settings_that_do_not_change_results_are_no_label(make_run):
 
 def test_a_run_shows_its_newest_evaluation_that_is_whole(make_run):
     run = make_run("a")
-    config = tools.load_config(run / "config.yml")
+    config = load_config(run / "config.yml")
     make_evaluation(run / "eval_2026_01_10_00_00_00", config, examples=7)
     (run / "eval_2026_02_01_00_00_00.part").mkdir()
     result = plot.read_result(str(run))
@@ -264,7 +264,7 @@ def test_runs_without_evaluation_show_their_training_alone(make_run, tmp_path, m
 
 def test_results_of_different_kinds_share_a_figure(make_run, tmp_path, monkeypatch, figures):
     runs = [make_run("a", levels=1, evaluated=False), make_run("b", levels=2, trained=False)]
-    config = tools.load_config(runs[1] / "config.yml")
+    config = load_config(runs[1] / "config.yml")
     make_evaluation(tmp_path / "eval_c", config, samples=1, examples=1, levels=3)
     run_plot(monkeypatch, *runs, tmp_path / "eval_c", "--out", tmp_path / "a.png")
     assert legend(figures[0]) == ["levels 1", "levels 2", "levels 3"]

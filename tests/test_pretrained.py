@@ -7,8 +7,9 @@ import pytest
 from conftest import ROOT, finish, script
 
 import runs
+from config import load_config
 from cwvae import CWVAE
-from datasets import store
+from video_data import store
 
 MODELS = sorted((ROOT / "pretrained").iterdir())
 
@@ -20,7 +21,7 @@ def data_root(tmp_path_factory):
 
 def test_there_is_one_of_each_number_of_levels_and_they_are_small():
     assert [path.name for path in MODELS] == [f"moving_digit_levels_{levels}" for levels in (1, 2, 3)]
-    assert [runs.load_config(path / "config.yml").levels for path in MODELS] == [1, 2, 3]
+    assert [load_config(path / "config.yml").levels for path in MODELS] == [1, 2, 3]
     files = [file for path in MODELS for file in path.rglob("*") if "eval_" not in str(file)]
     assert sum(file.stat().st_size for file in files) < 25e6
 
@@ -40,7 +41,7 @@ def test_evaluation_from_a_clean_clone(path, data_root, tmp_path):
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
 def test_training_starts_from_them(path, tmp_path, capsys):
-    model = CWVAE(runs.load_config(path / "config.yml"))
+    model = CWVAE(load_config(path / "config.yml"))
     assert runs.Checkpoints(tmp_path, model=model).restore(str(path)) == 0
     assert "Starts from the weights of" in capsys.readouterr().out
 
@@ -48,7 +49,7 @@ def test_training_starts_from_them(path, tmp_path, capsys):
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
 def test_their_results_are_of_the_same_config(path):
     results = json.loads((path / "results.json").read_text())
-    config = runs.load_config(path / "config.yml")
+    config = load_config(path / "config.yml")
     for key in ("levels", "dec_stddev", "beta_warmup_steps", "free_nats", "seed", "max_steps"):
         assert results["settings"][key] == getattr(config, key)
     assert results["settings"]["eval_seq_len"] == 1000

@@ -16,7 +16,9 @@ import yaml
 
 import runs
 import train
-from tools import Config, UserError
+from config import Config, load_config
+from logger import Logger
+from tools import UserError
 
 
 def claim(config, fingerprint="data"):
@@ -62,12 +64,12 @@ def test_a_run_directory_without_checkpoints_takes_another_model(tmp_path):
 
 
 def test_a_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):
-    logger = runs.Logger(tmp_path, 0)
+    logger = Logger(tmp_path, 0)
     for step in (10, 20, 30):
         logger.scalars(step, "train", {"total_loss": step})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "spl')  # killed
-    runs.Logger(tmp_path, 20).scalars(30, "train", {"total_loss": 31})
+    Logger(tmp_path, 20).scalars(30, "train", {"total_loss": 31})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["total_loss"]) for line in lines] == [(10, 10), (20, 20), (30, 31)]
 
@@ -291,14 +293,14 @@ def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path):
 @pytest.mark.parametrize("bad", [
     "no json", "[1]", '{"step": "x", "split": "val"}', '{"split": "val"}', "\x00\xff"])
 def test_a_bad_line_is_kept_aside_and_the_run_goes_on(bad, tmp_path, capsys):
-    logger = runs.Logger(tmp_path, 0)
+    logger = Logger(tmp_path, 0)
     logger.scalars(1, "train", {"total_loss": 1})
     path = tmp_path / "metrics.jsonl"
     with path.open("ab") as file:
         file.write(bad.encode("latin1") + b"\n")
     logger.scalars(2, "train", {"total_loss": 2})
     before = path.read_bytes()
-    runs.Logger(tmp_path, 2).scalars(3, "train", {"total_loss": 3})
+    Logger(tmp_path, 2).scalars(3, "train", {"total_loss": 3})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
     (aside,) = tmp_path.glob("metrics.jsonl.*.damaged")
     assert aside.read_bytes() == before
@@ -307,7 +309,7 @@ def test_a_bad_line_is_kept_aside_and_the_run_goes_on(bad, tmp_path, capsys):
 
 
 def test_the_least_validation_loss_is_of_what_was_logged(tmp_path):
-    logger = runs.Logger(tmp_path, 0)
+    logger = Logger(tmp_path, 0)
     assert logger.least_validation_loss(0) == float("inf")
     for step, loss in [(1, 5.0), (2, 8.0), (3, 7.0)]:
         logger.scalars(step, "train", {"total_loss": 0.0})
@@ -333,7 +335,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_did(workplace, tmp_path, monk
     the steps after.
     """
     old = pathlib.Path(__file__).parent / "run_of_9ff3a85"
-    experiment = os.path.basename(runs.load_config(old / "config.yml").run_dir)
+    experiment = os.path.basename(load_config(old / "config.yml").run_dir)
     run = tmp_path / "moving_digits_demo" / experiment
     shutil.copytree(old, run)
     monkeypatch.setattr("sys.argv", [

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from datasets import store
 from tools import UserError
+from video_data import store
 
 
 def arrays(*lengths, channels=1):

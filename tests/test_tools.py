@@ -8,19 +8,21 @@ import pytest
 import yaml
 
 import tools
-from tools import Config, UserError
+from config import Config, load_config
+from flags import parse_train_flags
+from tools import UserError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.stem)
 def test_every_config_in_the_repository_is_valid(path):
-    assert tools.load_config(path).dataset
+    assert load_config(path).dataset
 
 
 def test_the_papers_settings():
     def settings(name):
-        config = tools.load_config(CONFIGS / f"{name}.yml")
+        config = load_config(CONFIGS / f"{name}.yml")
         return (config.channels, config.seq_len, config.eval_seq_len, config.levels, config.strides,
                 config.dec_stddev, config.cell_stoch_size, config.cell_deter_size,
                 config.cell_embed_size, config.lr, config.batch_size, config.num_epochs,
@@ -35,7 +37,7 @@ def test_the_papers_settings():
 
 
 def test_the_experiments_name_spells_the_main_settings():
-    assert tools.load_config(CONFIGS / "mmnist.yml").experiment == (
+    assert load_config(CONFIGS / "mmnist.yml").experiment == (
         "mmnist_cwvae_rssmcell_3l_f6_decsd1.0_enchl3_ences1000_edchnlmult1_ss20_ds200_es200_seq100"
         "_lr0.0003_bs50")
     config = Config(dataset="mmnist")
@@ -111,13 +113,13 @@ def test_a_bad_value_is_one_line_that_names_key_value_and_a_good_one(values, say
 def test_numbers_are_read_as_people_write_them(tmp_path):
     (tmp_path / "a.yml").write_text(
         "dataset: mmnist\nlr: 3e-4\nbeta: [1, 0.5, 2]\nuse_obs: TTF\njit: true")
-    config = tools.load_config(tmp_path / "a.yml")
+    config = load_config(tmp_path / "a.yml")
     assert (config.lr, config.beta, config.use_obs, config.jit) == (3e-4, [1.0, 0.5, 2.0], "TTF", True)
 
 
 def test_flags_win_over_the_file_in_either_spelling(tmp_path):
     (tmp_path / "a.yml").write_text("dataset: mmnist\nbatch_size: 4\nmax_steps: 9")
-    config = tools.load_config(*tools.parse_train_flags([
+    config = load_config(*parse_train_flags([
         "--config", str(tmp_path / "a.yml"), "--batch-size", "8", "--lr=1e-3", "--save_gifs", "false",
         "--max_steps", "null", "--tmp-abs-factor", "[6, 4]", "--open_loop_ctx", "24",
         "--cell-mean-only", "--data-root", "2024"]))
@@ -130,7 +132,7 @@ def test_text_is_taken_as_it_stands(tmp_path):
 
     def given(*flags):
         flags = ["--config", str(tmp_path / "a.yml"), *flags]
-        return tools.load_config(*tools.parse_train_flags(flags))
+        return load_config(*parse_train_flags(flags))
 
     config = given(
         "--log-root", "2024_01_01", "--data-root", "@logs", "--name", "1e3", "--init-from", "- [")
@@ -148,14 +150,14 @@ def test_text_is_taken_as_it_stands(tmp_path):
 def test_a_file_that_cannot_be_read_is_one_line(text, says, tmp_path):
     (tmp_path / "a.yml").write_text(text)
     with pytest.raises(UserError) as error:
-        tools.load_config(tmp_path / "a.yml", {"dataset": "mmnist"})
+        load_config(tmp_path / "a.yml", {"dataset": "mmnist"})
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_saved_config_loads_as_itself(tmp_path):
     config = Config(dataset="mmnist", beta=[1, 2, 3], use_obs="TTF", max_steps=7, lr=1e-5)
     config.save(tmp_path / "config.yml")
-    assert tools.load_config(tmp_path / "config.yml") == config
+    assert load_config(tmp_path / "config.yml") == config
     assert set(yaml.safe_load((tmp_path / "config.yml").read_text())) == set(Config.__dataclass_fields__)
 
 

@@ -14,7 +14,9 @@ import distribution
 import runs
 import tools
 import train
+from config import Config, load_config
 from cwvae import CWVAE
+from flags import parse_train_flags
 
 
 def test_a_run_leaves_what_the_readme_names(run_dir):
@@ -87,7 +89,7 @@ def test_a_finished_run_says_so(run_dir, workplace):
 def test_bad_flags_are_one_line(flags, says, run_dir, workplace, refusal, tmp_path):
     if flags[0] == "--cell-stoch-size":
         # A run directory that was moved to where another config's would be.
-        other = tools.load_config(
+        other = load_config(
             workplace / "tiny.yml", {"cell_stoch_size": 4, "log_root": str(tmp_path)})
         os.makedirs(os.path.dirname(other.run_dir))
         os.symlink(run_dir, other.run_dir)
@@ -132,16 +134,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
 
 def test_help_lists_every_key_with_its_default(capsys):
     with pytest.raises(SystemExit) as stop:
-        tools.parse_train_flags(["--help"])
+        parse_train_flags(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    for key, field in tools.Config.__dataclass_fields__.items():
+    for key, field in Config.__dataclass_fields__.items():
         assert f"--{key.replace('_', '-')}" in text and field.metadata["help"] in text
     assert "(default: 0.0003)" in text and "(default: null)" in text
 
 
 def test_the_learning_rate_is_a_function_of_the_step():
-    config = tools.Config(dataset="mmnist", lr=0.1)
+    config = Config(dataset="mmnist", lr=0.1)
     assert train.learning_rate(config, 0, 100) == train.learning_rate(config, 99, 100) == 0.1
     warm = config.replace(lr_warmup_steps=4)
     rates = [train.learning_rate(warm, step, 100) for step in range(6)]
@@ -247,7 +249,7 @@ def test_a_compiled_run_says_that_it_compiles(workplace, tmp_path, monkeypatch, 
 
 
 def test_validation_does_not_depend_on_its_pieces_and_weighs_by_videos(workplace):
-    config = tools.load_config(workplace / "tiny.yml")
+    config = load_config(workplace / "tiny.yml")
     model = CWVAE(config.replace(cell_mean_only=True))
     values = []
     # Frames at a time, videos at a time, of a batch, batches (more than there are), whether compiled.
@@ -266,7 +268,7 @@ def test_validation_does_not_depend_on_its_pieces_and_weighs_by_videos(workplace
 def test_noise_is_the_same_compiled_and_not(workplace):
     found = []
     for jit in (False, True):
-        config = tools.load_config(workplace / "tiny.yml", {"jit": jit, "num_val_batches": 3})
+        config = load_config(workplace / "tiny.yml", {"jit": jit, "num_val_batches": 3})
         tf.keras.utils.set_random_seed(0)
         model = CWVAE(config)
         optimizer = tf.keras.optimizers.SGD(1e-5)

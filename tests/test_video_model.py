@@ -12,6 +12,7 @@ import runs
 import tools
 import video_model
 from cells import fold_in
+from config import load_config
 from cwvae import CWVAE, state_vector
 from predictor import Predictor, noise_of_videos
 
@@ -130,7 +131,7 @@ def test_other_wrong_arguments_are_value_errors(model, video):
 def test_actions_are_found_in_the_checkpoint_and_asked_for(run_dir, tmp_path, video):
     values = yaml.safe_load((run_dir / "config.yml").read_text()) | dict(dataset="minerl", actions=True)
     (tmp_path / "config.yml").write_text(yaml.safe_dump(values))
-    config = tools.load_config(tmp_path / "config.yml")
+    config = load_config(tmp_path / "config.yml")
     runs.Checkpoints(tmp_path, model=CWVAE(config, action_size=3)).save(5)
     model = runs.load(tmp_path)
     assert model.model.action_size == 3

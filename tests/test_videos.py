@@ -17,7 +17,7 @@ import pytest
 import twins
 from PIL import Image
 
-from datasets import videos
+from video_data import videos
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -143,7 +143,7 @@ def test_a_decoder_does_not_outlive_a_process_that_is_killed(tmp_path):
                        f"exec {FFMPEG} -v quiet -f lavfi -i testsrc2=s=64x64 -f rawvideo -\n")
     endless.chmod(0o755)
     write(tmp_path / "a.mp4", twins.movie(0, 5))
-    program = ("from datasets import videos\n"
+    program = ("from video_data import videos\n"
                f"videos.imageio_ffmpeg.get_ffmpeg_exe = lambda: {str(endless)!r}\n"
                f"videos.read({str(tmp_path / 'a.mp4')!r}, videos.Form())")
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)

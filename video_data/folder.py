@@ -11,8 +11,8 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from datasets import store, videos
 from tools import UserError
+from video_data import store, videos
 
 SPLITS = ("train", "test", "val")
 NAMED = 10  # How many of the files that cannot be read are named.

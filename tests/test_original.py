@@ -10,11 +10,10 @@ import yaml
 from conftest import finish, script
 from test_cwvae import build, tiny, video
 
-import release
+import original
 import runs
-import tools
+from config import Config, load_config, rename_keys
 from cwvae import CWVAE
-from tools import Config
 
 # The layers of a cell that count as dense, in order of creation.
 CELL = ["prior_input", "prior_hidden", "prior_mean", "prior_stddev",
@@ -81,7 +80,7 @@ def test_a_checkpoint_predicts_what_its_weights_do(tmp_path, settings):
     expected = trained.open_loop(clip, 4, [0, 1])
     assert not np.allclose(restored.open_loop(clip, 4, [0, 1]), expected)
 
-    assert release.restore(write(tmp_path / "model.ckpt", scoped(weights)), restored) == STEP
+    assert original.restore(write(tmp_path / "model.ckpt", scoped(weights)), restored) == STEP
     np.testing.assert_array_equal(restored.open_loop(clip, 4, [0, 1]), expected)
     for ours, theirs in zip(restored.trainable_variables, trained.trainable_variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -100,7 +99,7 @@ def test_layers_are_numbered_as_they_were_created():
         "dense_30": model.decoder.dense,
         "gru_cell": bottom.gru, "gru_cell_1": middle.gru, "gru_cell_2": top.gru,
         "conv2d_transpose": model.decoder.conv_0, "conv2d_transpose_3": model.decoder.conv_3}
-    layers = release.layers(model)
+    layers = original.layers(model)
     assert len(layers) == 4 + (2 * 3 + 3 * 8 + 1) + 3 + 4
     for name, layer in expected.items():
         assert layers[name] is layer, name
@@ -145,7 +144,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_assigns_nothing(tmp_path
     message = wrong(tensors, case)
     before = [variable.numpy() for variable in model.trainable_variables]
     with pytest.raises(ValueError) as error:
-        release.restore(write(tmp_path / "model.ckpt", tensors), model)
+        original.restore(write(tmp_path / "model.ckpt", tensors), model)
     assert message in str(error.value) and "\n" not in str(error.value)
     for variable, old in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, old)
@@ -154,10 +153,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_assigns_nothing(tmp_path
 def test_another_number_of_levels_does_not_fit(tmp_path, model):
     prefix = write(tmp_path / "model.ckpt", scoped(weights_of(build(tiny(levels=3)))))
     with pytest.raises(ValueError, match="the model has no place for .*dense_2"):
-        release.restore(prefix, model)
+        original.restore(prefix, model)
     prefix = write(tmp_path / "model.ckpt", scoped(weights_of(build(tiny(levels=1)))))
     with pytest.raises(ValueError, match="dense_9/kernel is missing"):
-        release.restore(prefix, model)
+        original.restore(prefix, model)
 
 
 def test_damaged_files_are_one_of_the_errors_that_tools_knows(tmp_path, model):
@@ -165,10 +164,10 @@ def test_damaged_files_are_one_of_the_errors_that_tools_knows(tmp_path, model):
     data = tmp_path / "model.ckpt.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(IndexError):
-        release.restore(prefix, model)
+        original.restore(prefix, model)
     data.unlink()
     with pytest.raises(tf.errors.OpError):
-        release.restore(prefix, model)
+        original.restore(prefix, model)
 
 
 # ------------------------------------------------------------------------------------ run directory
@@ -184,17 +183,17 @@ def test_keys_of_the_release_become_ours():
         lr: 3.0e-4
         typo: 1
     """)
-    ours = release.rename_keys(theirs)
-    assert ours.pop("typo") == 1  # for tools.load_config to complain of
+    ours = rename_keys(theirs)
+    assert ours.pop("typo") == 1  # for load_config to complain of
     assert Config(**ours) == Config(
         dataset="mmnist", data_root="/theirs/data", log_root="/theirs/logs", levels=2, lr=3e-4)
 
 
 def test_keys_of_ours_stay_and_win():
     ours = dict(dataset="mmnist", data_root="here", levels=2)
-    assert release.rename_keys(ours) == ours
-    assert release.rename_keys(ours | {"datadir": "there"}) == ours
-    assert release.rename_keys({"datadir": "there"} | ours) == ours
+    assert rename_keys(ours) == ours
+    assert rename_keys(ours | {"datadir": "there"}) == ours
+    assert rename_keys({"datadir": "there"} | ours) == ours
 
 
 def note(directory, path):
@@ -205,19 +204,19 @@ def note(directory, path):
 
 def test_a_checkpoint_is_found_wherever_its_run_lies(tmp_path):
     run, copy = tmp_path / "run", tmp_path / "copy"
-    assert release.find(str(run / "model")) is None
+    assert original.find(str(run / "model")) is None
     prefix = write(run / "model" / "model.ckpt", {"step": np.int32(1)})
-    assert release.find(str(run / "model")) == prefix  # with no note at all
+    assert original.find(str(run / "model")) == prefix  # with no note at all
     note(run / "model", prefix)
-    assert release.find(str(run / "model")) == prefix
+    assert original.find(str(run / "model")) == prefix
     shutil.copytree(run, copy)
-    assert release.find(str(copy / "model")) == str(copy / "model" / "model.ckpt")
+    assert original.find(str(copy / "model")) == str(copy / "model" / "model.ckpt")
 
 
 def test_a_checkpoint_of_ours_beside_it_is_newer(tmp_path):
     prefix = write(tmp_path / "model.ckpt", {"step": np.int32(1)})
     note(tmp_path, "/gone/logs/run/model/model.ckpt")
-    assert release.find(str(tmp_path)) == prefix and release.is_release(prefix)
+    assert original.find(str(tmp_path)) == prefix and original.is_release(prefix)
     (tmp_path / "config.yml").write_text("dataset: mmnist")
     directory = tmp_path / "model"
     directory.mkdir()
@@ -234,19 +233,19 @@ def test_a_checkpoint_of_ours_beside_it_is_newer(tmp_path):
 def test_the_config_of_the_release_is_kept(tmp_path):
     config, copy = tmp_path / "config.yml", tmp_path / "config.release.yml"
     config.write_text("ours")
-    release.keep_config(str(tmp_path))
+    original.keep_config(str(tmp_path))
     assert not copy.exists()
     write(tmp_path / "model" / "model.ckpt", {"step": np.int32(1)})
     config.write_text("theirs")
-    release.keep_config(str(tmp_path))
+    original.keep_config(str(tmp_path))
     config.write_text("ours")
-    release.keep_config(str(tmp_path))
+    original.keep_config(str(tmp_path))
     assert copy.read_text() == "theirs"
 
 
 @pytest.mark.slow
 def test_scripts_take_a_release_as_one_of_our_runs(run_dir, workplace, tmp_path):
-    config = tools.load_config(run_dir / "config.yml")
+    config = load_config(run_dir / "config.yml")
     model = CWVAE(config)
     runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
     theirs = tmp_path / "theirs"

@@ -6,21 +6,22 @@ import sys
 
 import pytest
 
-import quiet
+import startup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def import_quiet(first, code=0):
-    """Imports quiet in a new process, after some statements. Returns what it wrote to standard error."""
-    process = subprocess.run([sys.executable, "-c", f"{first}\nimport quiet"], cwd=ROOT, text=True,
+def import_startup(first, code=0):
+    """Imports startup in a new process, after some statements. Returns its standard error."""
+    process = subprocess.run([sys.executable, "-c", f"{first}\nimport startup"], cwd=ROOT, text=True,
                              capture_output=True)
     assert process.returncode == code and not process.stdout
     return process.stderr
 
 
 def test_no_folder_for_temporary_files_is_one_line():
-    said = import_quiet("import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc']", code=1)
+    said = import_startup(
+        "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc']", code=1)
     assert "no folder for temporary files" in said and "TMPDIR" in said and said.count("\n") == 1
 
 
@@ -32,15 +33,15 @@ def test_why_an_nvidia_gpu_is_not_used_is_said(monkeypatch):
         "W0000 00:00:1795501741.373924    6568 gpu_device.cc:2431] Cannot dlopen some GPU libraries."])
     process = subprocess.CompletedProcess([], 0, stderr=log)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: process)
-    assert quiet._why_no_gpu() == [
+    assert startup._why_no_gpu() == [
         "Cannot dlopen some GPU libraries.", "failed call to cuInit: UNKNOWN"]
 
 
 @pytest.mark.slow
 def test_it_is_said_where_there_is_one():
-    if quiet.gpus:
+    if startup.gpus:
         pytest.skip("a GPU is in use here")
-    said = import_quiet("import glob; glob.glob = lambda pattern: [pattern]")
+    said = import_startup("import glob; glob.glob = lambda pattern: [pattern]")
     assert "an NVIDIA GPU is here, but TensorFlow does not use it:\n  " in said
     assert "cuda" in said.lower() and "oneDNN" not in said
-    assert not import_quiet("pass")
+    assert not import_startup("pass")

@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from datasets.mp4_archive import Mp4Archive
 from tools import UserError
+from video_data.mp4_archive import Mp4Archive
 
 
 class MinerlNavigate(Mp4Archive):

@@ -1,6 +1,6 @@
 """Moving MNIST (Srivastava et al. 2015): two handwritten digits that bounce off the borders."""
 
-from datasets.mp4_archive import Mp4Archive
+from video_data.mp4_archive import Mp4Archive
 
 
 class MovingMnist2digit(Mp4Archive):

@@ -16,8 +16,8 @@ import requests
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from datasets import store, videos
 from tools import UserError
+from video_data import store, videos
 
 
 class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):

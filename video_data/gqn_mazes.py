@@ -1,6 +1,6 @@
 """GQN Mazes (Eslami et al. 2018): a walk through rooms of a maze."""
 
-from datasets.mp4_archive import Mp4Archive
+from video_data.mp4_archive import Mp4Archive
 
 
 class GqnMazes(Mp4Archive):

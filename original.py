@@ -11,18 +11,10 @@ import shutil
 import tensorflow as tf
 
 NAME = "model.ckpt"
-KEYS = {"datadir": "data_root", "logdir": "log_root"}
-UNUSED_KEYS = {"model_dir_prefix"}
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 
 
 # ------------------------------------------------------------------------------------ run directory
-
-
-def rename_keys(values):
-    """A config.yml of the release, or one of ours, in our keys; ours win where both are there."""
-    renamed = {ours: values[theirs] for theirs, ours in KEYS.items() if theirs in values}
-    return renamed | {key: values[key] for key in values if key not in KEYS.keys() | UNUSED_KEYS}
 
 
 def find(directory):

@@ -19,8 +19,8 @@ import sys
 
 from tqdm import tqdm
 
-from datasets import folder, store, videos
 from tools import UserError
+from video_data import folder, store, videos
 
 # dataset: (TFDS name and module, builder, its config, version, the factors that it records)
 BUILDERS = {
@@ -29,7 +29,6 @@ BUILDERS = {
     "moving_digits_clean": ("moving_digit", "MovingDigit", "two", "1.0.0", ("label", "position")),
     "moving_digits": ("moving_digits", "MovingDigits", "full", "1.0.0", ()),
     "moving_digits_demo": ("moving_digits", "MovingDigits", "demo", "1.0.0", ()),
-    "camera_moves": ("camera_moves", "CameraMoves", None, "1.1.0", ()),
     "minerl": ("minerl_navigate", "MinerlNavigate", None, "1.0.0", ()),
     "mazes": ("gqn_mazes", "GqnMazes", None, "1.0.0", ()),
     "mmnist": ("moving_mnist_2digit", "MovingMnist2digit", None, "1.0.0", ()),
@@ -103,7 +102,7 @@ def _prepare_records(config, records):
                               (os.path.join(config.data_root, "downloads", module), "*.tmp.*")):
         for leftover in glob.glob(os.path.join(glob.escape(parent), leftovers)):
             shutil.rmtree(leftover)  # Of a process that was killed: we hold the lock.
-    builder_class = getattr(importlib.import_module(f"datasets.{module}"), builder_class)
+    builder_class = getattr(importlib.import_module(f"video_data.{module}"), builder_class)
     builder = builder_class(data_dir=config.data_root, config=builder_config)
     if not os.path.isdir(records):
         _say(f"Preparing {config.dataset} in {records}.")
@@ -153,7 +152,7 @@ def _factors_of_records(builder, name):
 
 def _actions_of_records(config, builder, records, only):
     """Reads actions from the records' metadata: (name, float32 [T, A]) one by one."""
-    from datasets import minerl_navigate
+    from video_data import minerl_navigate
 
     if "metadata" not in _features(records):
         raise UserError(f"actions: {records} was prepared without metadata; move it away, and it is "

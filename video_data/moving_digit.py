@@ -11,7 +11,7 @@ import scipy.fft
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.moving_digits import CANVAS, GLYPH, font_file, path
+from video_data.moving_digits import CANVAS, GLYPH, font_file, path
 
 DIGITS = 10
 FACE, FONT_SIZE = "DejaVuSans-Bold", 36  # Digits 26 pixels high.

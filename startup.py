@@ -59,3 +59,8 @@ if not gpus and glob.glob(NVIDIA) and os.environ.get("CUDA_VISIBLE_DEVICES") not
     print("Warning: an NVIDIA GPU is here, but TensorFlow does not use it:", *_why_no_gpu(),
           "(.venv/bin/pip install -r requirements-gpu.txt installs what it needs)", sep="\n  ",
           file=sys.stderr)
+
+
+def use_xla(config):
+    """Whether to compile: where `jit` is auto, on a GPU. XLA's convolutions are slow on a CPU."""
+    return bool(gpus) if config.jit == "auto" else config.jit

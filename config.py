@@ -1,0 +1,378 @@
+"""The config: every key with its type, its default and what it means, read from YAML."""
+
+import dataclasses
+import difflib
+import hashlib
+import math
+import os
+import types
+import typing
+
+import yaml
+
+from tools import UserError, write_atomically
+
+
+def _key(default, help, changes="run", **limits):
+    """A config key. `changes` says what a new value changes: the model, the training, or the run.
+
+    limits: `min` and `max` (inclusive; by default what 32 bits hold), `above` (exclusive), `choices`.
+    """
+    metadata = dict(help=help, changes=changes, limits=limits)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+NAME_BYTES = 255  # what file systems allow of a folder's name
+DATASETS = ("moving_digit", "moving_digit_demo", "moving_digits_clean", "moving_digits",
+            "moving_digits_demo", "minerl", "mazes", "mmnist", "videos")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every setting of an experiment. A YAML file or a flag overrides a default."""
+
+    # Data.
+    dataset: str = _key(None, "what to train on", "model", choices=DATASETS)
+    data_root: str = _key("data", "folder that datasets are prepared in, or that holds your videos")
+    log_root: str = _key("logs", "folder that holds the run directories")
+    name: str | None = _key(None, "of the run directory (null: spelled from the settings)")
+    channels: int = _key(1, "1 for grey, 3 for colour", "model", choices=(1, 3))
+    image_size: int = _key(64, "side of a frame in pixels", "model", choices=(32, 64, 128, 256))
+    fit: str = _key("crop", "how a frame of your own becomes a square: crop to its middle, pad with "
+                            "black, or stretch", "training", choices=("crop", "pad", "stretch"))
+    fps: float | None = _key(None, "frames a second that videos of your own are resampled to, by their "
+                                   "time stamps (null: as recorded)", "training", above=0)
+    seq_len: int = _key(100, "frames of a training clip", "training", min=1)
+    eval_seq_len: int | None = _key(
+        None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)
+    frame_skip: int = _key(1, "keep every n-th frame of a video", "training", min=1)
+    clip_offset: str = _key("fixed", "where a video is cut into clips: from its first frame, or anew at "
+                                     "random in every epoch", "training", choices=("fixed", "random"))
+    actions: bool = _key(False, "condition level 0 on the actions of the dataset", "model")
+
+    # Model.
+    levels: int = _key(3, "levels of the hierarchy", "model", min=1, max=16)
+    tmp_abs_factor: int | list[int] = _key(
+        6, "ticks of a level to one of the level above; a list gives one factor per pair of levels",
+        "model", min=1)
+    dec_stddev: float = _key(1.0, "standard deviation of p(frame | states)", "model", min=1e-6, max=1e6)
+    enc_dense_layers: int = _key(
+        3, "dense layers between the embeddings of two levels", "model", min=0, max=100)
+    enc_dense_embed_size: int = _key(1000, "width of those layers", "model", min=1, max=2**16)
+    cell_type: str = _key("RSSMCell", "the cell of a level", "model")
+    cell_stoch_size: int | list[int] = _key(
+        20, "units of the stochastic state: a number, or one per level from the bottom", "model",
+        min=1, max=2**16)
+    cell_stoch_classes: int = _key(
+        16, "classes of each unit of a categorical stochastic state", "model", min=2, max=2**16)
+    cell_deter_size: int | list[int] = _key(
+        200, "units of the deterministic state: a number, or one per level", "model",
+        min=1, max=2**16)
+    cell_embed_size: int = _key(200, "width of a cell's dense layers", "model", min=1, max=2**16)
+    cell_min_stddev: float = _key(0.0001, "least standard deviation of a state", "model", min=0)
+    cell_mean_only: bool = _key(False, "use means for samples: a deterministic model", "model")
+    cell_reset_state: bool = _key(
+        False, "zero the previous stochastic state as the level above ticks", "model")
+    channels_mult: float = _key(
+        1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0, max=64)
+    dec_negative_slope: float = _key(
+        1.0, "what negative values are multiplied by before the decoder's tanh: 1 as published; 0.1 "
+             "makes black backgrounds clean sooner", "model", min=0, max=1)
+    init_gain: float = _key(
+        1.0, "what the first weights of encoder and decoder are multiplied by: 1 as published; with 3 "
+             "colours are learned sooner", "training", min=0.01, max=100)
+
+    # Which frames are seen.
+    use_obs: bool | str = _key(
+        True, "which levels observe the context of open-loop prediction: true, false, or T/F per level "
+              "from the bottom (TTF)")
+    open_loop_ctx: int = _key(36, "frames observed before open-loop prediction", min=1)
+
+    # Training.
+    lr: float = _key(3e-4, "Adam's learning rate", "training", above=0)
+    lr_schedule: str = _key(
+        "constant", "how lr falls to 0 over the run, once warmed up", "training",
+        choices=("constant", "cosine", "linear"))
+    lr_warmup_steps: int = _key(0, "steps in which lr rises from 0", "training", min=0)
+    batch_size: int = _key(
+        50, "clips of a training step, over all devices", "training", min=1, max=2**20)
+    num_epochs: int = _key(300, "passes over the training clips", min=1)
+    max_steps: int | None = _key(None, "training steps (null: by num_epochs)", min=1)
+    init_from: str | None = _key(
+        None, "a run, its model/ or a model_<step>/ whose weights a new run starts from")
+    beta: float | list[float] | None = _key(
+        None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
+    beta_warmup_steps: int = _key(0, "steps in which the KL's weight rises from 0", "training", min=0)
+    free_nats: float | list[float] | None = _key(
+        None, "nats of a level's KL that cost nothing: a number, or one per level from the bottom",
+        "training", min=0)
+    kl_grad_post_perc: float | None = _key(
+        None, "share of the KL's gradient that the posterior gets", "training", min=0, max=1)
+    clip_grad_norm_by: float | None = _key(
+        10000.0, "greatest global norm of the gradient (null: any)", "training", above=0)
+    seed: int = _key(0, "with the step, decides every random number", "training", min=0, max=2**31 - 1)
+    precision: str = _key(
+        "float32", "of the matrix products", "training", choices=("float32", "bfloat16"))
+    jit: bool | str = _key("auto", "compile with XLA: auto (where it is faster), true, false",
+                           choices=("auto",))
+    fast: bool = _key(True, "use the faster forms of cell, encoder and decoder; false: the plain ones")
+    remat: bool = _key(False, "compute activations twice to save memory: encoder and decoder, "
+                              "in chunks of frames")
+
+    # Validation, logs and checkpoints.
+    num_val_batches: int = _key(1, "validation batches", min=1)
+    save_gifs: bool = _key(True, "log open-loop predictions as GIFs")
+    save_scalars_every: int = _key(1000, "steps between logged scalars", min=1)
+    save_gifs_every: int = _key(1000, "steps between GIFs", min=1)
+    save_model_every: int = _key(1000, "steps between checkpoints", min=1)
+    save_named_model_every: int | None = _key(
+        None, "steps between checkpoints that are kept for good (null: none)", min=1)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        if self.eval_seq_len is None:
+            object.__setattr__(self, "eval_seq_len", self.seq_len)
+        if isinstance(self.tmp_abs_factor, list) and len(self.tmp_abs_factor) != self.levels - 1:
+            raise UserError(
+                f"tmp_abs_factor: {self.tmp_abs_factor} has {len(self.tmp_abs_factor)} factors; "
+                f"{self.levels} levels have {self.levels - 1} (or give one number for all)")
+        for key in ("beta", "free_nats", "cell_stoch_size", "cell_deter_size"):
+            value = getattr(self, key)
+            if isinstance(value, list) and len(value) != self.levels:
+                raise UserError(f"{key}: {value} has {len(value)} numbers; give one, "
+                                f"or {self.levels}, one per level")
+        if 32 * self.channels_mult != round(32 * self.channels_mult):
+            near = max(1, round(32 * self.channels_mult)) / 32
+            raise UserError(f"channels_mult: {self.channels_mult} makes {32 * self.channels_mult:g} "
+                            f"filters in the first layer, not a whole number; nearest: {near}")
+        check_use_obs(self.use_obs, self.levels)
+        if self.name is not None and (
+                self.name in (".", "..") or "/" in self.name or len(self.name.encode()) > NAME_BYTES):
+            raise UserError(f"name: {show(self.name)} cannot name a folder: it is one word of at most "
+                            f"{NAME_BYTES} bytes, without a slash")
+        stride = self.strides[-1]
+        if stride >= self.eval_seq_len and self.open_loop_ctx % stride:
+            fits = int((self.eval_seq_len - 1) ** (1 / (self.levels - 1)))
+            raise UserError(
+                f"tmp_abs_factor: {self.tmp_abs_factor} makes {stride} frames to one tick of the top of "
+                f"{self.levels} levels, but eval_seq_len is {self.eval_seq_len}; nearest: {fits}")
+        check_open_loop(self.open_loop_ctx, self.eval_seq_len, self.strides[-1],
+                        length_key="eval_seq_len")
+
+    @property
+    def factors(self):
+        """Ticks of level l to one of level l + 1: a list of levels - 1 integers."""
+        if isinstance(self.tmp_abs_factor, list):
+            return self.tmp_abs_factor
+        return [self.tmp_abs_factor] * (self.levels - 1)
+
+    @property
+    def stoch_sizes(self):
+        """cell_stoch_size of each level, from the bottom."""
+        return self._per_level(self.cell_stoch_size)
+
+    @property
+    def deter_sizes(self):
+        """cell_deter_size of each level, from the bottom."""
+        return self._per_level(self.cell_deter_size)
+
+    def _per_level(self, value):
+        return value if isinstance(value, list) else [value] * self.levels
+
+    @property
+    def strides(self):
+        """Frames to one tick of each level, from the bottom: a list of `levels` integers."""
+        strides = [1]
+        for factor in self.factors:
+            strides.append(strides[-1] * factor)
+        return strides
+
+    @property
+    def experiment(self):
+        """The experiment's name: `name`, or the main settings, then each other that is no default."""
+        if self.name is not None:
+            return self.name
+        name = (
+            f"{self.dataset}_cwvae_{self.cell_type.lower()}_{self.levels}l"
+            f"_f{_spelled(self.tmp_abs_factor)}"
+            f"_decsd{self.dec_stddev}_enchl{self.enc_dense_layers}_ences{self.enc_dense_embed_size}"
+            f"_edchnlmult{self.channels_mult:g}_ss{_spelled(self.cell_stoch_size)}"
+            f"_ds{_spelled(self.cell_deter_size)}"
+            f"_es{self.cell_embed_size}_seq{self.seq_len}_lr{self.lr}_bs{self.batch_size}")
+        spelled = {
+            "dataset", "cell_type", "levels", "tmp_abs_factor", "dec_stddev", "enc_dense_layers",
+            "enc_dense_embed_size", "channels_mult", "cell_stoch_size", "cell_deter_size",
+            "cell_embed_size", "seq_len", "lr", "batch_size", "channels"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if (field.name not in spelled and field.metadata["changes"] != "run"
+                    and value != field.default):
+                name += f"_{field.name.replace('_', '')}{_spelled(value)}"
+        if len(name) > NAME_BYTES:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+            name = f"{name[:NAME_BYTES - len(digest) - 1]}_{digest}"
+        return name
+
+    @property
+    def run_dir(self):
+        return os.path.join(os.path.expanduser(self.log_root), self.dataset, self.experiment)
+
+    def replace(self, **changes):
+        return dataclasses.replace(self, **changes)
+
+    def save(self, path):
+        """Writes the whole config as YAML, atomically."""
+        with write_atomically(path) as file:
+            yaml.safe_dump(dataclasses.asdict(self), file, sort_keys=False)
+
+
+def _spelled(value):
+    """A value as a name holds it: the numbers of a list are joined by x."""
+    return "x".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _type_name(annotation):
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
+             type(None): "null", list[int]: "a list of whole numbers", list[float]: "a list of numbers"}
+    return " or ".join(names[option] for option in options)
+
+
+def _convert(value, kind):
+    """Returns value as kind, or None where it is none. YAML reads 3e-4 as text; we do not."""
+    if kind in (list[int], list[float]):
+        if not isinstance(value, (list, tuple)) or not value:
+            return None
+        items = [_convert(item, typing.get_args(kind)[0]) for item in value]
+        return None if None in items else items
+    if isinstance(value, bool) or kind is bool:
+        return value if isinstance(value, bool) and kind is bool else None
+    if kind is float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        return number if math.isfinite(number) else None
+    return value if isinstance(value, kind) else None
+
+
+def show(value):
+    """A value for a message: as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits.
+        return "an integer of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-20:]}"
+
+
+def _checked(field, value):
+    """Returns the value of a key in its type; raises UserError where it is no valid one."""
+    annotation, limits = field.type, field.metadata["limits"]
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+    if value is None:
+        if type(None) in options:
+            return None
+        if field.default is None:
+            raise UserError(f"{field.name}: missing; set it to one of {', '.join(limits['choices'])}")
+    converted = [_convert(value, kind) for kind in options if kind is not type(None)]
+    converted = [item for item in converted if item is not None]
+    if not converted:
+        quotes = "; text that reads as something else stands in quotes" if str in options else ""
+        raise UserError(f"{field.name}: {show(value)} is not {_type_name(annotation)} "
+                        f"(default: {field.default!r}){quotes}")
+    value = converted[0]
+    if isinstance(value, str) and not (value.strip() and value.isprintable()):
+        raise UserError(f"{field.name}: {show(value)} is empty or holds what cannot be printed")
+    choices = limits.get("choices")
+    if choices and not isinstance(value, bool) and value not in choices:
+        near = nearest(value, choices) if isinstance(value, str) else min(
+            choices, key=lambda choice: abs(choice - value))
+        raise UserError(f"{field.name}: {show(value)} is not one of {', '.join(map(str, choices))}; "
+                        f"nearest: {near}")
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, (bool, str)):
+            continue
+        if "above" in limits and not item > limits["above"]:
+            raise UserError(f"{field.name}: {item} must be above {limits['above']} "
+                            f"(default: {field.default})")
+        widest = 2**31 - 1 if isinstance(item, int) else 1e38
+        low, high = limits.get("min", -widest), limits.get("max", widest)
+        if not low <= item <= high:
+            near = low if item < low else high
+            raise UserError(f"{field.name}: {show(item)} is out of range; nearest: {near}")
+    return value
+
+
+def nearest(word, words):
+    """The entry of words most like word."""
+    return max(words, key=lambda w: difflib.SequenceMatcher(None, str(word).lower(), w).ratio())
+
+
+def check_use_obs(use_obs, levels):
+    """Returns a tuple of one bool per level, from the bottom; raises UserError where there is none."""
+    if isinstance(use_obs, bool):
+        return (use_obs,) * levels
+    if set(use_obs) - set("TF") or len(use_obs) != levels:
+        raise UserError(f"use_obs: {show(use_obs)} is not true, false, or {levels} letters T or F, "
+                        f"one per level from the bottom (such as {'T' * (levels - 1) + 'F'})")
+    return tuple(letter == "T" for letter in use_obs)
+
+
+def check_open_loop(context, seq_len, stride, length_key="seq_len"):
+    """Raises UserError unless context is a multiple of the top level's stride, and below seq_len."""
+    if context % stride or not context:
+        near = max(stride, round(context / stride) * stride)
+        raise UserError(f"open_loop_ctx: {context} is not a multiple of {stride}, the frames to one "
+                        f"tick of the top level; nearest: {near}")
+    if context >= seq_len:
+        near = (seq_len - 1) // stride * stride
+        raise UserError(
+            f"open_loop_ctx: {context} leaves nothing to predict of {length_key} {seq_len}; "
+            + (f"nearest: {near}" if near else f"{length_key} must be above {stride}"))
+
+
+# The names that some keys have in configs of the original release; what it has and we lack is None.
+ORIGINAL_KEYS = {"datadir": "data_root", "logdir": "log_root", "model_dir_prefix": None}
+
+
+def load_config(path, overrides=None):
+    """Reads a YAML file, one of the original release too, into a Config.
+
+    overrides: values by key that win over the file's.
+    Raises UserError on whatever is wrong with the file or a value.
+    """
+    values = rename_keys(read_yaml(path)) | (overrides or {})
+    known = [field.name for field in dataclasses.fields(Config)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {show(key)}; nearest: {nearest(key, known)}")
+    return Config(**values)
+
+
+def rename_keys(values):
+    """The values of a config of the release, or of one of ours, by our keys; ours win."""
+    renamed = {ORIGINAL_KEYS[key]: value for key, value in values.items() if ORIGINAL_KEYS.get(key)}
+    return renamed | {key: value for key, value in values.items() if key not in ORIGINAL_KEYS}
+
+
+def read_yaml(path):
+    """Returns the mapping a YAML file holds. Raises UserError where there is none."""
+    try:
+        with open(os.path.expanduser(path)) as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror}") from None
+    # An integer that is too long and a date that never was are a ValueError, deep lists the other.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = "not text" if isinstance(error, UnicodeDecodeError) else error
+        problem = str(getattr(error, "problem", None) or problem).splitlines()[0]
+        raise UserError(f"{path} is not valid YAML{where}: {problem}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path} is not a config: expected one 'key: value' a line")
+    return values

@@ -1,0 +1,144 @@
+"""The command lines of the scripts: a flag for every key of the config, and those of evaluations."""
+
+import argparse
+import dataclasses
+import os
+import typing
+
+import yaml
+
+from config import Config, check_open_loop, nearest, show
+from tools import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            flag = unknown.split()[0]
+            message = f"unknown argument {flag}; nearest: {nearest(flag, flags)}"
+        raise UserError(message)
+
+
+def parse_train_flags(argv=None):
+    """Reads train.py's command line: --config FILE, and a flag for every key.
+
+    Returns the file and the values given, by key, as load_config takes them.
+    """
+    parser = Parser(
+        description="Trains a Clockwork VAE; started again, it goes on from its newest checkpoint.",
+        epilog="Flags win over the file. A null is written null, a list [6, 4].")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
+    for field in dataclasses.fields(Config):
+        flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
+        text = field.metadata["help"].replace("%", "%%")
+        choices = field.metadata["limits"].get("choices")
+        if choices:
+            text += f"; one of {', '.join(map(str, choices))}" if field.default != "auto" else ""
+        default = "null" if field.default is None else str(field.default)
+        parser.add_argument(
+            *flags, dest=field.name, metavar="V", default=argparse.SUPPRESS,
+            help=f"{text} (default: {default.lower() if isinstance(field.default, bool) else default})",
+            **(dict(nargs="?", const="true") if field.type is bool else {}))
+    given = vars(parser.parse_args(argv))
+    path = given.pop("config")
+    return path, {key: _parse_flag(key, text) for key, text in given.items()}
+
+
+def _parse_flag(key, text):
+    """The value of a flag: of a key that takes text as it stands, of any other as YAML reads it."""
+    annotation = Config.__dataclass_fields__[key].type
+    options = typing.get_args(annotation) or (annotation,)
+    if str in options:
+        word = {"true": True, "false": False, "null": None}.get(text, text)
+        return word if type(word) in options else text
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"{key}: cannot read {show(text)}") from None
+
+
+# ------------------------------------------------------------------- flags of eval.py and analyze.py
+
+EVALUATION_FLAGS = {
+    "model_dir": dict(
+        required=True, metavar="DIR", help="a run directory, its model/, or one of its model_<step>/"),
+    "data_root": dict(
+        type=lambda text: existing("data_root", text), metavar="PATH",
+        help="where the data is (default: the config's)"),
+    "out": dict(metavar="DIR", help="where to write (default: in the run directory, by date and time)"),
+    "seed": dict(min=0, default=0, help="of the samples (default: 0)"),
+    "open_loop_ctx": dict(min=1, help="frames observed before prediction (default: the config's)"),
+    "seq_len": dict(min=1, help="frames of a sequence, context included (default: eval_seq_len)"),
+    "use_obs": dict(
+        metavar="V", help="which levels observe the context: true, false, or T/F per level from the "
+                          "bottom, such as TTF (default: the config's)"),
+    "num_examples": dict(min=1, help="test videos (default: all of them, 100 at most)"),
+    "num_samples": dict(min=1, default=1, help="predictions of each video (default: 1)"),
+    "batch_size": dict(
+        min=1, default=16, help="sequences predicted at once; decides speed, not results (default: 16)"),
+}
+
+
+def add_evaluation_flags(parser, *names, **helps):
+    """Adds the first four of EVALUATION_FLAGS to a parser, and those that are named.
+
+    helps: other help texts, by the flag's name.
+    """
+    for name in ("model_dir", "data_root", "out", "seed", *names):
+        options = dict(EVALUATION_FLAGS[name])
+        options["help"] = helps.get(name, options["help"])
+        if "min" in options:
+            options |= dict(type=whole_number(name, options.pop("min")), metavar="N")
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def existing(name, path):
+    """The path that a flag gives, which must be there: nothing is to be made in its place."""
+    if not os.path.exists(os.path.expanduser(path)):
+        raise UserError(f"{name}: there is nothing at {path}")
+    return path
+
+
+def whole_number(name, least):
+    """The type of a flag that takes whole numbers from `least` on."""
+    def convert(text):
+        value = int(text)
+        if not least <= value < 2**31:
+            near = least if value < least else 2**31 - 1
+            raise UserError(f"{name}: {text} is out of range; nearest: {near}")
+        return value
+
+    convert.__name__ = "whole number"  # as argparse calls what is none
+    return convert
+
+
+def evaluated_config(config, flags):
+    """The config of a run, as the flags of its evaluation change it.
+
+    Raises UserError where the context or the levels that observe do not fit the model.
+    """
+    context = getattr(flags, "open_loop_ctx", None) or config.open_loop_ctx
+    seq_len = getattr(flags, "seq_len", None) or config.eval_seq_len
+    use_obs = getattr(flags, "use_obs", None) or config.use_obs
+    use_obs = {"true": True, "false": False}.get(use_obs, use_obs)
+    check_open_loop(context, seq_len, config.strides[-1])
+    return config.replace(open_loop_ctx=context, eval_seq_len=seq_len, use_obs=use_obs,
+                          data_root=flags.data_root or config.data_root)
+
+
+def num_examples(wanted, available):
+    """How many test videos are used: as many as wanted, by default all, but 100 at most.
+
+    Raises UserError where there are not so many.
+    """
+    if wanted and wanted > available:
+        raise UserError(f"num_examples: {wanted} is more than the {available} test videos that are "
+                        f"long enough; nearest: {available}")
+    return wanted or min(100, available)

@@ -36,8 +36,8 @@ THREADS = min(8, videos.CORES)
 class Clips:
     """Training clips: every video cut into clips of seq_len frames.
 
-    They do not overlap; where clip_offset is random, the cuts move anew in every epoch, as far as the
-    video reaches.
+    An epoch has as many clips of a video as fit into it one after the other. Where clip_offset is
+    random, each of them starts at any frame that leaves room for it, drawn anew in every epoch.
     worker, num_workers: this process's share, for training by several: it reads rows
         worker * B / num_workers onwards of every global batch of B = config.batch_size clips.
 
@@ -131,18 +131,17 @@ class Clips:
 
     def places(self, epochs, clips):
         """Where clips are in their epochs: a list of (video, first frame)."""
-        seq_len = self._config.seq_len
-        found = []
+        config, found = self._config, []
+        span = (config.seq_len - 1) * config.frame_skip
         for epoch, clip in zip(epochs, clips, strict=True):
             video = int(np.searchsorted(self._ends, clip, side="right"))
-            kept = int(self._kept[video])
-            first = (int(clip - self._ends[video]) + kept // seq_len) * seq_len
-            if self._config.clip_offset == "random":
-                # By less than a clip, and as far to either side as frames are left over.
-                rng = np.random.default_rng([self._config.seed, epoch, video])
-                offset = (kept % seq_len - seq_len) // 2 + 1 + int(rng.integers(seq_len))
-                first = min(max(first + offset, 0), kept - seq_len)
-            found.append((video, first * self._config.frame_skip))
+            if config.clip_offset == "random":
+                rng = np.random.default_rng([config.seed, epoch, clip])
+                first = int(rng.integers(self._videos.lengths[video] - span))
+            else:
+                before = self._ends[video] - self._kept[video] // config.seq_len
+                first = int(clip - before) * config.seq_len * config.frame_skip
+            found.append((video, first))
         return found
 
 
@@ -203,8 +202,9 @@ class Sequences:
     def batch(self, start, size):
         """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, S, S, C].
 
-        With config.actions also `actions`, float32 [b, T, A], where frames are skipped their sums; of a
-        dataset with known factors `label`, int64 [b, D], and `position`, float32 [b, T, D, 2].
+        With config.actions also `actions`, float32 [b, T, A]: the action that led to each frame, zeros
+        for the first one, and where frames are skipped the sum of those since the kept frame before.
+        Of a dataset with known factors `label`, int64 [b, D], and `position`, float32 [b, T, D, 2].
         Raises IndexError where there is none.
         """
         places = [(int(video), 0) for video in self._long_enough[start : start + size]]
@@ -293,7 +293,7 @@ def _gather(threads, opened, places, seq_len, skip):
             if name == "label":
                 rows[row] = every[0]
             elif name == "actions":
-                rows[row] = _summed(every, start, stop, skip)
+                rows[row] = _leading_actions(every, start, stop, skip)
             else:
                 rows[row] = every[start:stop:skip]
 
@@ -301,11 +301,15 @@ def _gather(threads, opened, places, seq_len, skip):
     return batch
 
 
-def _summed(actions, start, stop, skip):
-    """The actions since the kept frame before, at every skip-th frame from start to stop: [T, A]."""
-    first = start - skip + 1  # Of the first sum, before the video where start is 0.
-    since = np.pad(actions[max(0, first) : stop], [(max(0, -first), 0), (0, 0)])
-    return since.reshape(-1, skip, since.shape[1]).sum(1)
+def _leading_actions(actions, start, stop, skip):
+    """The actions that led to every skip-th frame from start to stop: [T, A], zeros for the first one.
+
+    actions: [frames, A]; row t is the action that was taken on seeing frame t, so it leads to frame
+        t + 1. Where frames are skipped, the actions between two kept frames are added up.
+    """
+    between = actions[start : stop - 1]
+    sums = between.reshape(-1, skip, between.shape[1]).sum(1)
+    return np.concatenate([np.zeros_like(actions[:1]), sums])
 
 
 def _action_size(opened):

@@ -18,7 +18,8 @@ class VideoModel:
 
     A video is [T, S, S, C], or several [B, T, S, S, C], S and C as the config has them; uint8, or float
     in [0, 1]. What comes back is of the same kind, and has the axis B where the video has it. Of a
-    model that takes them, `actions` is [T, A] or [B, T, A]. The same seed gives the same result.
+    model that takes them, `actions` is [T, A] or [B, T, A]: row t is the action taken on seeing frame t,
+    so it leads to frame t + 1. The same seed gives the same result.
     Whatever is given otherwise is a ValueError that says what is expected.
 
     config: a Config. model: a cwvae.CWVAE.
@@ -35,7 +36,7 @@ class VideoModel:
         """Continues a video open-loop: [samples, frames, S, S, C], or [B, samples, frames, S, S, C].
 
         All of the video is observed; its length is a multiple of the top level's frames per tick.
-        actions: of the video and of the frames to come, [T + frames, A].
+        actions: of the video and of the frames to come, [T + frames, A]; the last one is not used.
         """
         videos, single = self._videos(video)
         context, stride = videos.shape[1], self.config.strides[-1]
@@ -144,7 +145,7 @@ class VideoModel:
         return (video[None], True) if video.ndim == 4 else (video, False)
 
     def _actions(self, actions, videos, frames, single):
-        """The actions, checked, as a batch has them: {"actions": [B, frames, A]}, or {}."""
+        """What led to each frame, as a batch has it: {"actions": [B, frames, A]}; {} without actions."""
         size = self.model.action_size
         if not size:
             if actions is not None:
@@ -154,8 +155,12 @@ class VideoModel:
         shape = None if actions is None else list(np.shape(actions))
         if shape != expected:
             raise ValueError(f"actions have the shape {shape}; expected {expected}")
-        actions = np.asarray(actions, np.float32)
-        return {"actions": actions[None] if single else actions}
+        with np.errstate(over="ignore"):
+            actions = np.asarray(actions, np.float32)
+        if not np.isfinite(actions).all():
+            raise ValueError("actions hold numbers that are not finite in float32; expected finite ones")
+        actions = actions[None] if single else actions
+        return {"actions": np.concatenate([np.zeros_like(actions[:, :1]), actions[:, :-1]], 1)}
 
     def _like(self, video, frames, single):
         """Frames as an array of the kind of the video that was given."""

@@ -180,25 +180,31 @@ def epoch_of(clips, epoch):
     return sorted(place for step in steps for place in where(clips.batch(step)))
 
 
-def test_random_offsets_move_the_cuts_of_every_video_in_every_epoch(shifted):
-    config = config_for(shifted, batch_size=1, clip_offset="random")
-    clips = data_loader.Clips(config)
-    assert clips.num_clips == 10 == data_loader.Clips(config.replace(clip_offset="fixed")).num_clips
-    firsts = {}
-    for epoch in range(30):
-        for video, first in epoch_of(clips, epoch):
-            firsts.setdefault(video, []).append(first)
-    assert firsts[1] == [0] * 30  # As long as a clip.
-    assert set(firsts[2]) == {0, 1, 2}
-    for video, last in ((3, 15), (4, 18)):
-        starts = np.array(firsts[video]).reshape(30, 4)  # [epoch, clip]
-        assert starts.min() == 0 and starts.max() == last
-        assert len({tuple(row) for row in starts}) == 5  # By 0 to 4 frames: all that there is.
-        assert (np.diff(starts, axis=1)[:, 1:-1] == 5).all()  # Those in the middle never overlap.
-        seen = starts[..., None] + np.arange(5)
-        assert set(seen.ravel()) == set(range(last + 5))
-    starts = np.array(firsts[3]).reshape(30, 4)[:, 1], np.array(firsts[4]).reshape(30, 4)[:, 1]
-    assert len(set(zip(*starts, strict=True))) > 5  # Every video by itself.
+def test_random_offsets_are_uniform_over_all_first_frames(shifted):
+    clips = data_loader.Clips(config_for(shifted, batch_size=1, clip_offset="random"))
+    assert clips.num_clips == 10
+    assert clips.num_clips == data_loader.Clips(config_for(shifted, clip_offset="fixed")).num_clips
+    epochs, numbers = np.divmod(np.arange(4000), 10)
+    firsts = {video: [] for video in range(5)}
+    for video, first in clips.places(epochs, numbers):
+        firsts[video].append(first)
+    assert not firsts[0] and set(firsts[1]) == {0}
+    for video, count, places in ((2, 1, 3), (3, 4, 16), (4, 4, 19)):
+        times = np.bincount(firsts[video], minlength=places)
+        assert len(firsts[video]) == 400 * count and len(times) == places
+        expected = 400 * count / places
+        # Chi squared: its mean is places - 1, and it lies beyond this once in some million draws.
+        assert ((times - expected) ** 2 / expected).sum() < places - 1 + 6 * (2 * places) ** 0.5
+    clip_of_epoch = np.array(firsts[3]).reshape(400, 4)
+    assert abs(np.corrcoef(clip_of_epoch[:, 0], clip_of_epoch[:, 1])[0, 1]) < 0.2  # Each by itself.
+
+
+def test_long_clips_start_at_both_ends_no_more_often_than_anywhere(tmp_path):
+    root = folder_of(tmp_path, [100])
+    clips = data_loader.Clips(config_for(root, seq_len=90, batch_size=1, clip_offset="random"))
+    firsts = [first for _, first in clips.places(range(1100), [0] * 1100)]
+    assert set(firsts) == set(range(11))
+    assert np.mean(np.isin(firsts, [0, 10])) < 0.25  # 2 of 11 places
 
 
 def test_random_offsets_are_a_function_of_seed_epoch_and_video(shifted):
@@ -218,11 +224,14 @@ def test_random_offsets_are_a_function_of_seed_epoch_and_video(shifted):
 def test_random_offsets_with_frame_skip_stay_within_the_video(shifted):
     clips = data_loader.Clips(config_for(
         shifted, batch_size=1, frame_skip=3, seq_len=3, clip_offset="random"))
+    firsts = set()
     for step in range(40):
         (clip,) = clips.batch(step)["video"]
         np.testing.assert_array_equal(np.diff(clip[:, 0, 1, 0]), 3)
-        assert clip[0, 0, 1, 0] % 3 == 0
+        firsts.add((clip[0, 0, 0, 0], clip[0, 0, 1, 0]))
         assert f"frames {clip[0, 0, 1, 0]}-{clip[-1, 0, 1, 0]}" in clips.describe(step)
+    assert {first % 3 for _, first in firsts} == {0, 1, 2}  # Any frame of the video may be the first.
+    assert (2, 0) in firsts and max(first for video, first in firsts if video == 2) == 0
 
 
 # ---------------------------------------------------------------------------------------- actions
@@ -244,23 +253,24 @@ def test_actions_of_ones_own_videos_go_with_their_frames(acting):
     assert clips.num_clips == 6 and clips.action_size == sequences.action_size == 2
     batch = clips.batch(0)
     assert batch["actions"].dtype == np.float32
-    np.testing.assert_array_equal(batch["actions"][..., 0], batch["video"][:, :, 0, 1, 0])
-    np.testing.assert_array_equal(batch["actions"][..., 1], batch["video"][:, :, 0, 0, 0])
-    np.testing.assert_array_equal(sequences.batch(0, 1)["actions"][0, :, 0], np.arange(12))
+    assert not batch["actions"][:, 0].any()  # Nothing is known of what led to the first frame.
+    np.testing.assert_array_equal(batch["actions"][:, 1:, 0], batch["video"][:, :-1, 0, 1, 0])
+    np.testing.assert_array_equal(batch["actions"][:, 1:, 1], batch["video"][:, :-1, 0, 0, 0])
+    np.testing.assert_array_equal(sequences.batch(0, 1)["actions"][0, :, 0], [0, *range(11)])
     assert "actions" not in data_loader.Clips(config.replace(actions=False)).batch(0)
 
 
 @pytest.mark.parametrize("offset", ["fixed", "random"])
-def test_an_action_is_the_sum_of_those_since_the_frame_before(acting, offset):
+def test_an_action_is_the_sum_of_those_that_led_from_the_kept_frame_before(acting, offset):
     config = config_for(acting, actions=True, batch_size=1, frame_skip=3, seq_len=2, clip_offset=offset)
     clips = data_loader.Clips(config)
     for step in range(12):
         batch = clips.batch(step)
         frames = batch["video"][0, :, 0, 1, 0].astype(int)
-        expected = [sum(range(max(0, frame - 2), frame + 1)) for frame in frames]
+        expected = [0, *(sum(range(frame - 3, frame)) for frame in frames[1:])]
         np.testing.assert_array_equal(batch["actions"][0, :, 0], expected)
     (sequence,) = data_loader.Sequences(config, 4).batch(0, 1)["actions"]
-    np.testing.assert_array_equal(sequence[:, 0], [0, 1 + 2 + 3, 4 + 5 + 6, 7 + 8 + 9])
+    np.testing.assert_array_equal(sequence[:, 0], [0, 0 + 1 + 2, 3 + 4 + 5, 6 + 7 + 8])
 
 
 def test_actions_of_two_widths_or_none_are_one_line_that_names_the_file(acting, tmp_path):
@@ -286,7 +296,8 @@ def test_a_single_file_may_have_actions(tmp_path):
     np.savez(tmp_path / "clip.npz", video=frames, actions=np.arange(24).reshape(12, 2))
     config = config_for(str(tmp_path / "clip.npz"), actions=True)
     batch = data_loader.Sequences(config, 12).batch(0, 1)
-    np.testing.assert_array_equal(batch["actions"][0], np.arange(24).reshape(12, 2))
+    np.testing.assert_array_equal(batch["actions"][0, 1:], np.arange(22).reshape(11, 2))
+    assert not batch["actions"][0, 0].any()
 
 
 # ------------------------------------------------------------------------------------- prefetch

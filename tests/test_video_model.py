@@ -12,7 +12,7 @@ import runs
 import tools
 import video_model
 from cells import fold_in
-from config import load_config
+from config import Config, load_config
 from cwvae import CWVAE, state_vector
 from predictor import Predictor, noise_of_videos
 
@@ -145,3 +145,11 @@ def test_actions_are_found_in_the_checkpoint_and_asked_for(run_dir, tmp_path, vi
     with pytest.raises(ValueError, match=r"shape \[4, 3\]; expected \[6, 3\]"):
         model.predict(video[0, :4], 2, actions=actions[:4])
     assert model.surprise(video[0, :6], actions=actions).shape == (6,)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
+def test_actions_that_are_no_numbers_are_refused(bad, run_dir, tmp_path, video):
+    values = yaml.safe_load((run_dir / "config.yml").read_text()) | dict(dataset="minerl", actions=True)
+    model = video_model.VideoModel(Config(**values), CWVAE(Config(**values), 3))
+    with pytest.raises(ValueError, match="not finite"):
+        model.predict(video[0, :4], 2, actions=np.full([6, 3], bad))

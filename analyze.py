@@ -4,38 +4,8 @@ levels: what each level stores; information: how much, at which speed of the vid
 video of any length.
 """
 
-import startup
-
-# isort: split
-import errno
-import os
-import shutil
-import time
-
-import imageio.v2 as imageio
-import imageio_ffmpeg
-import matplotlib
-import numpy as np
-import tensorflow as tf
-import tqdm
-from matplotlib.figure import Figure
-
-import data_loader
-import metrics
-import pictures
-import runs
 import tools
-from cells import State, fold_in
-from config import load_config
-from cwvae import CWVAE, last_state
 from flags import Parser, add_evaluation_flags, evaluated_config, num_examples, whole_number
-from metrics import cell, markdown
-from predictor import Predictor, during, even_batches, noise_of_videos, not_finite, to_uint8
-
-CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
-DREAM_FPS = 25
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def parse_flags():
@@ -63,6 +33,42 @@ def parse_flags():
     dreams.add_argument("--example", type=whole_number("example", 0), default=0, metavar="I",
                         help="the test video whose context is observed (default: 0)")
     return parser.parse_args()
+
+
+if __name__ == "__main__":
+    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    tools.run_script(parse_flags)
+
+import startup
+
+# isort: split
+import errno
+import os
+import shutil
+import time
+
+import imageio.v2 as imageio
+import imageio_ffmpeg
+import matplotlib
+import numpy as np
+import tensorflow as tf
+import tqdm
+from matplotlib.figure import Figure
+
+import data_loader
+import metrics
+import pictures
+import runs
+from cells import State, fold_in
+from config import load_config
+from cwvae import CWVAE, last_state
+from metrics import cell, markdown
+from predictor import Predictor, during, even_batches, noise_of_videos, not_finite, to_uint8
+
+CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
+DREAM_FPS = 25
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def main():

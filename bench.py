@@ -8,10 +8,56 @@ With --plain, the plain forms (`fast: false`, float32, not compiled) run beside 
 ratio of the two is taken pair by pair: it holds where a machine's speed drifts.
 """
 
+import argparse
+
+import tools
+from flags import Parser, whole_number
+
+
+def parse_flags():
+    parser = Parser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for name, text in [("train", "the parts of a training step, and the whole"),
+                       ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--json", metavar="FILE", help="write the results there too")
+        if name == "data":
+            command.add_argument("--videos", type=whole_number("videos", 2), default=40,
+                                 help="of 500 frames (default: 40)")
+            command.add_argument("--seconds", type=whole_number("seconds", 1), default=10,
+                                 help="a measurement (default: 10)")
+            command.add_argument("--batch-size", type=whole_number("batch_size", 1), default=50,
+                                 help="clips (default: 50)")
+            command.add_argument("--measure", help=argparse.SUPPRESS)
+            command.add_argument("--root", help=argparse.SUPPRESS)
+            continue
+        command.add_argument("--config", required=True, metavar="FILE", help="a config")
+        command.add_argument("--runs", type=whole_number("runs", 1), default=7,
+                             help="timed runs of each (default: 7)")
+        command.add_argument("--precision", help="float32 or bfloat16 (default: the config's)")
+        command.add_argument("--jit", help="auto, true or false (default: the config's)")
+        if name == "eval":
+            command.add_argument("--samples", type=whole_number("samples", 1), nargs="+",
+                                 default=[1, 10, 100], metavar="N",
+                                 help="predictions of the video (default: 1 10 100)")
+        command.add_argument("--plain", action="store_true", help="time the plain form too")
+        if name == "train":
+            command.add_argument("--batch-size", type=whole_number("batch_size", 1),
+                                 help="clips (default: the config's)")
+            command.add_argument("--image-size", type=int, help="pixels (default: the config's)")
+            command.add_argument("--remat", action="store_true", help="as the config's key")
+            command.add_argument("--only", choices=["step"], help="time the whole step alone")
+            command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    tools.run_script(parse_flags)
+
 import startup
 
 # isort: split
-import argparse
 import collections
 import contextlib
 import io
@@ -35,49 +81,14 @@ import tqdm
 
 import data_loader
 import metrics
-import tools
 from config import Config, load_config
 from cwvae import CWVAE, adam, state_vector, to_float
-from flags import Parser, whole_number
 from predictor import Predictor
 from video_data import store, videos
 
 
 def main():
-    parser = Parser(description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for name, text in [("train", "the parts of a training step, and the whole"),
-                       ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
-        command = commands.add_parser(name, help=text)
-        command.add_argument("--json", metavar="FILE", help="write the results there too")
-        if name == "data":
-            command.add_argument("--videos", type=whole_number("videos", 2), default=40,
-                                 help="of 500 frames (default: 40)")
-            command.add_argument("--seconds", type=whole_number("seconds", 1), default=10,
-                                 help="a measurement (default: 10)")
-            command.add_argument("--batch-size", type=whole_number("batch_size", 1), default=50,
-                                 help="clips (default: 50)")
-            command.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
-            command.add_argument("--root", help=argparse.SUPPRESS)
-            continue
-        command.add_argument("--config", required=True, metavar="FILE", help="a config")
-        command.add_argument("--runs", type=whole_number("runs", 1), default=7,
-                             help="timed runs of each (default: 7)")
-        command.add_argument("--precision", help="float32 or bfloat16 (default: the config's)")
-        command.add_argument("--jit", help="auto, true or false (default: the config's)")
-        if name == "eval":
-            command.add_argument("--samples", type=whole_number("samples", 1), nargs="+",
-                                 default=[1, 10, 100], metavar="N",
-                                 help="predictions of the video (default: 1 10 100)")
-        command.add_argument("--plain", action="store_true", help="time the plain form too")
-        if name == "train":
-            command.add_argument("--batch-size", type=whole_number("batch_size", 1),
-                                 help="clips (default: the config's)")
-            command.add_argument("--image-size", type=int, help="pixels (default: the config's)")
-            command.add_argument("--remat", action="store_true", help="as the config's key")
-            command.add_argument("--only", choices=["step"], help="time the whole step alone")
-            command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
-    flags = parser.parse_args()
+    flags = parse_flags()
     # To TensorFlow the functions that one piece of code makes are one function, traced again and again.
     tf.get_logger().setLevel("ERROR")
     benchmarks = {"train": bench_train, "eval": bench_eval, "data": bench_data}

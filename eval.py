@@ -3,6 +3,29 @@
 Predicts the test videos open-loop from their first frames, and writes numbers and pictures.
 """
 
+import tools
+from flags import Parser, add_evaluation_flags, evaluated_config, num_examples
+
+LPIPS = ("alex", "vgg", "squeeze")  # as the record in metrics.py has them
+
+
+def parse_flags():
+    parser = Parser(description="Evaluates a trained Clockwork VAE by open-loop prediction.")
+    add_evaluation_flags(
+        parser, "open_loop_ctx", "seq_len", "use_obs", "num_examples", "num_samples", "batch_size")
+    parser.add_argument("--lpips", nargs="?", const=LPIPS[0], choices=LPIPS, metavar="NET",
+                        help=f"report LPIPS too, by the network {LPIPS[0]} (the default), "
+                             f"{' or '.join(LPIPS[1:])}")
+    parser.add_argument("--fvd-model", metavar="DIR_OR_HANDLE",
+                        help="report FVD too, by this I3D network: a SavedModel or a TF-Hub handle")
+    parser.add_argument("--no-save-grid", action="store_true", help="write no grids of frames")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    tools.run_script(parse_flags)
+
 import startup  # noqa: F401
 
 # isort: split
@@ -19,31 +42,13 @@ import metrics
 import pictures
 import report
 import runs
-import tools
 from config import load_config
 from cwvae import CWVAE
-from flags import Parser, add_evaluation_flags, evaluated_config, num_examples
 from predictor import Predictor, even_batches
 
 SHEET_EXAMPLES = 6
 FVD_CONVENTION = ("FVD of the 8-bit frames after the context, the first sample of each video; resized "
                   "to 224x224 as by TensorFlow 1, in [-1, 1]; lower is better")
-
-
-def parse_flags():
-    parser = Parser(description="Evaluates a trained Clockwork VAE by open-loop prediction.")
-    add_evaluation_flags(
-        parser, "open_loop_ctx", "seq_len", "use_obs", "num_examples", "num_samples", "batch_size")
-    for metric in metrics.METRICS.values():
-        if metric.networks:
-            first, *others = metric.networks
-            parser.add_argument(
-                f"--{metric.name}", nargs="?", const=first, choices=metric.networks, metavar="NET",
-                help=f"report {metric.label} too, by {first} (the default), {' or '.join(others)}")
-    parser.add_argument("--fvd-model", metavar="DIR_OR_HANDLE",
-                        help="report FVD too, by this I3D network: a SavedModel or a TF-Hub handle")
-    parser.add_argument("--no-save-grid", action="store_true", help="write no grids of frames")
-    return parser.parse_args()
 
 
 def main():

@@ -5,6 +5,48 @@ that evaluation. Runs that differ in the seed alone are one curve, with interval
 examples. The means, with 95% intervals, are printed as a Markdown table and written beside the figure.
 """
 
+import tools
+from flags import Parser, whole_number
+from tools import UserError, cannot_write, write_atomically
+
+
+def parse_flags():
+    parser = Parser(description="Compares runs in one figure and one table.")
+    parser.add_argument("dirs", nargs="+", metavar="RUN_OR_EVAL_DIR",
+                        help="run directories, or evaluations (eval_<date_time>/) in them")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL",
+                        help="one per curve (default: the settings that differ); runs that differ in "
+                             "the seed alone are one curve")
+    parser.add_argument("--best", action="store_true",
+                        help="draw the best sample of each example (default: the mean over samples)")
+    parser.add_argument("--spans", nargs="+", metavar="FIRST-LAST", type=span, default=[],
+                        help="also give each metric's mean over these predicted frames, such as "
+                             "1-16 297-304, in the table")
+    parser.add_argument("--together", action="store_true",
+                        help="draw into one panel what is not comparable, too: other data, contexts "
+                             "or conventions of a metric (default: a row of panels for each)")
+    parser.add_argument("--animation", metavar="FILE.gif",
+                        help="also write the truth above each curve's first prediction, moving")
+    parser.add_argument("--examples", nargs="+", type=whole_number("examples", 0), metavar="N",
+                        help="which test videos the animation shows, from 0 on (default: the first 6)")
+    parser.add_argument("--frames", type=whole_number("frames", 1), metavar="N",
+                        help="predicted frames that the animation shows (default: all)")
+    parser.add_argument("--out", required=True, metavar="FIGURE", help="such as comparison.pdf or .png")
+    return parser.parse_args()
+
+
+def span(text):
+    """The first and the last of some predicted frames: "1-16" to (1, 16)."""
+    first, last = map(int, text.split("-"))
+    if not 1 <= first <= last:
+        raise ValueError
+    return first, last
+
+
+if __name__ == "__main__":
+    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    tools.run_script(parse_flags)
+
 import startup  # noqa: F401
 
 # isort: split
@@ -21,7 +63,6 @@ from matplotlib.figure import Figure
 
 import pictures
 from config import Config, read_yaml
-from flags import Parser, whole_number
 from metrics import (
     METRICS,
     TRIVIAL,
@@ -30,7 +71,6 @@ from metrics import (
     markdown,
     mean_and_interval,
 )
-from tools import UserError, cannot_write, run_script, write_atomically
 
 LOSSES = {
     "total_loss": "Loss (nats per frame)",
@@ -95,28 +135,7 @@ class Curve:
 
 
 def main():
-    parser = Parser(description="Compares runs in one figure and one table.")
-    parser.add_argument("dirs", nargs="+", metavar="RUN_OR_EVAL_DIR",
-                        help="run directories, or evaluations (eval_<date_time>/) in them")
-    parser.add_argument("--labels", nargs="+", metavar="LABEL",
-                        help="one per curve (default: the settings that differ); runs that differ in "
-                             "the seed alone are one curve")
-    parser.add_argument("--best", action="store_true",
-                        help="draw the best sample of each example (default: the mean over samples)")
-    parser.add_argument("--spans", nargs="+", metavar="FIRST-LAST", type=span, default=[],
-                        help="also give each metric's mean over these predicted frames, such as "
-                             "1-16 297-304, in the table")
-    parser.add_argument("--together", action="store_true",
-                        help="draw into one panel what is not comparable, too: other data, contexts "
-                             "or conventions of a metric (default: a row of panels for each)")
-    parser.add_argument("--animation", metavar="FILE.gif",
-                        help="also write the truth above each curve's first prediction, moving")
-    parser.add_argument("--examples", nargs="+", type=whole_number("examples", 0), metavar="N",
-                        help="which test videos the animation shows, from 0 on (default: the first 6)")
-    parser.add_argument("--frames", type=whole_number("frames", 1), metavar="N",
-                        help="predicted frames that the animation shows (default: all)")
-    parser.add_argument("--out", required=True, metavar="FIGURE", help="such as comparison.pdf or .png")
-    flags = parser.parse_args()
+    flags = parse_flags()
     stem, suffix = os.path.splitext(flags.out)
     formats = Figure().canvas.get_supported_filetypes()
     if suffix[1:] not in formats:
@@ -337,14 +356,6 @@ def spelled(value):
 # -------------------------------------------------------------------------------------------- table
 
 
-def span(text):
-    """The first and the last of some predicted frames: "1-16" to (1, 16)."""
-    first, last = map(int, text.split("-"))
-    if not 1 <= first <= last:
-        raise ValueError
-    return first, last
-
-
 def table(curves, labels, spans=()):
     """The means over frames, samples and examples, with their intervals, as Markdown."""
     text = markdown([["", *labels], *table_rows(curves, spans)])
@@ -559,4 +570,4 @@ def training_curve(curve, split, name):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    tools.run_script(main)

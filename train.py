@@ -3,6 +3,20 @@
 Started again with the same config, it goes on from its newest checkpoint.
 """
 
+import tools
+from config import load_config
+from flags import parse_train_flags
+
+
+def read_config():
+    """The config that the command line asks for."""
+    return load_config(*parse_train_flags())
+
+
+if __name__ == "__main__":
+    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    tools.run_script(read_config)
+
 import startup
 
 # isort: split
@@ -20,11 +34,8 @@ import data_loader
 import distribution
 import pictures
 import runs
-import tools
 from cells import fold_in
-from config import load_config
 from cwvae import CWVAE, adam, last_state, parameters_text
-from flags import parse_train_flags
 from logger import Logger
 
 # What the seeds of validation are folded with, apart from any level's number.
@@ -34,7 +45,7 @@ SIGNALS_EVERY = 10  # steps after which several workers ask each other for a sig
 
 
 def main():
-    config = load_config(*parse_train_flags())
+    config = read_config()
     strategy = distribution.choose_strategy(config.batch_size)
     devices = distribution.Devices(strategy, config.batch_size)
     clips = data_loader.Clips(config, devices.worker, devices.num_workers)

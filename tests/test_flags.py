@@ -1,0 +1,41 @@
+"""The command lines of the scripts."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import eval as evaluation
+import metrics
+
+SCRIPTS = {
+    "train.py": ["--config", "configs/demo.yml"], "eval.py": ["--model-dir", "."],
+    "analyze.py": ["levels", "--model-dir", "."], "plot.py": [".", "--out", "a.png"],
+    "bench.py": ["train", "--config", "configs/demo.yml"]}
+
+
+@pytest.mark.parametrize("script, flags", [
+    *((script, [*flags, "--misspelt"]) for script, flags in SCRIPTS.items()),
+    *((script, ["--help"]) for script in SCRIPTS),
+    ("train.py", ["--config", "configs/demo.yml", "--levels", "two"]),
+    ("train.py", ["--config", "nowhere.yml"])])
+def test_flags_are_read_before_tensorflow_is_imported(script, flags):
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", script, *flags], cwd=ROOT, text=True, capture_output=True)
+    imported, said = [], []
+    for line in process.stderr.splitlines():
+        (imported if line.startswith("import time:") else said).append(line)
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in imported}
+    assert "argparse" in imported and "tensorflow" not in imported
+    if flags == ["--help"]:
+        assert process.returncode == 0 and not said and process.stdout.startswith(f"usage: {script}")
+    else:
+        assert process.returncode == 2
+        (line,) = said
+        assert line.startswith(f"{script}: error: ")
+
+
+def test_a_metric_that_needs_a_network_has_a_flag_for_it():
+    assert {name: metric.networks for name, metric in metrics.METRICS.items() if metric.networks} == {
+        "lpips": evaluation.LPIPS}

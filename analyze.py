@@ -83,7 +83,7 @@ def main():
     checkpoint = runs.restore_model(flags.model_dir, model)
     settings = {**{field: getattr(config, field) for field in config.__dataclass_fields__},
                 "checkpoint": checkpoint, "eval_seed": flags.seed}
-    with runs.directory_atomically(out, numbered=not flags.out) as part:
+    with tools.directory_atomically(out, numbered=not flags.out) as part:
         look_at = analyze(config, model, data, flags, settings, part)
     print(f"Numbers and pictures are in {part.removesuffix('.part')}: see {look_at} first")
 

@@ -67,7 +67,7 @@ def main():
         **{field: getattr(config, field) for field in config.__dataclass_fields__},
         "checkpoint": checkpoint, "eval_seed": flags.seed, "num_examples": flags.num_examples,
         "num_samples": flags.num_samples, "data_digest": digest(data, config.open_loop_ctx)}
-    with runs.directory_atomically(out, numbered=not flags.out) as part:
+    with tools.directory_atomically(out, numbered=not flags.out) as part:
         table = evaluate(config, model, data, flags, settings, part)
     print(f"{table}\nNumbers and pictures are in {part.removesuffix('.part')}: "
           f"see report.html first")

@@ -3,15 +3,11 @@
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import glob
-import itertools
 import json
-import math
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
 
@@ -19,10 +15,18 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 import original
+import provenance
 import tools
 from config import Config, load_config
 from cwvae import CWVAE
-from tools import UserError, cannot_write, save_json, write_atomically, writing
+from tools import (
+    UserError,
+    cannot_write,
+    directory_atomically,
+    save_json,
+    write_atomically,
+    writing,
+)
 from video_model import VideoModel
 
 
@@ -34,89 +38,11 @@ class Damaged(UserError):
 
 
 @contextlib.contextmanager
-def directory_atomically(path, numbered=False):
-    """Yields `<path>.part`, a directory to fill; it becomes `path` when all is written, or is removed.
-
-    No other process fills the same one, and what is there already stays.
-    numbered: where the path is taken, `<path>_2` takes its place, and so on.
-    Raises UserError where the path is taken or cannot be written.
-    """
-    path = os.path.abspath(os.path.expanduser(path))
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        _remove_abandoned_parts(os.path.dirname(path))
-        final = _free_name(path) if numbered else path
-        while os.path.exists(final) or not (lock := _make_part(final)):
-            if not numbered:
-                reason = "exists already" if os.path.exists(final) else "is being written by another"
-                raise UserError(f"out: {path} {reason}; name another directory")
-            final = _free_name(path)
-    except OSError as error:
-        raise cannot_write("out", path, error) from None
-    part = f"{final}.part"
-    with lock:
-        try:
-            with writing(final):
-                yield part
-                os.remove(os.path.join(part, ".lock"))
-                if os.path.exists(final):
-                    final = _free_name(path)
-                    print(f"{path} is there meanwhile: these results are in {final}", file=sys.stderr)
-                os.rename(part, final)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-
-
-def _free_name(path):
-    """The path, or the first of path_2, path_3, ... that is not taken."""
-    names = itertools.chain([path], (f"{path}_{number}" for number in itertools.count(2)))
-    return next(name for name in names
-                if not os.path.exists(name) and not os.path.exists(f"{name}.part"))
-
-
-def _make_part(final):
-    """Makes `<final>.part`. Returns an open file in it, locked; None where it is there already."""
-    part = f"{final}.part"
-    try:
-        os.mkdir(part)
-    except FileExistsError:
-        return None
-    lock = os.path.join(part, ".lock")
-    try:
-        file = _lock(f"{lock}.new")
-    except OSError:  # No locks here: nobody will take it for abandoned then.
-        file = open(f"{lock}.new", "a")  # noqa: SIM115
-    os.rename(f"{lock}.new", lock)  # Whoever sees it sees it locked.
-    return file
-
-
-def _remove_abandoned_parts(folder):
-    """Removes the parts in a folder whose process was killed: nobody holds their lock."""
-    for lock in glob.glob(os.path.join(glob.escape(folder), "*.part", ".lock")):
-        with contextlib.suppress(OSError), _lock(lock):
-            shutil.rmtree(os.path.dirname(lock), ignore_errors=True)
-
-
-def _lock(path):
-    """Locks a file until it is closed, or this process dies. Returns it, open.
-
-    Raises BlockingIOError where another holds it, and another OSError where there are no locks.
-    """
-    file = open(path, "a+")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise
-    return file
-
-
-@contextlib.contextmanager
 def claim_run_dir(config, fingerprint):
-    """Makes the run directory, writes its config.yml, and keeps other trainers out in the context.
+    """Makes the run directory, writes its config.yml, data.json and code.json, and keeps other trainers
+    out in the context.
 
-    fingerprint: of the training data. A run from before they were kept adopts it.
+    fingerprint: of the training data.
     Raises UserError where the directory cannot be written, another process trains in it, or the run in
     it is of another model or of other data.
     """
@@ -126,10 +52,12 @@ def claim_run_dir(config, fingerprint):
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(run_dir, exist_ok=True)
-            stack.enter_context(_lock_run_dir(run_dir))
-            if _resumable(run_dir):
+            stack.enter_context(_locked(run_dir))
+            goes_on = bool(_resumable(run_dir))
+            if goes_on:
                 _check_config(config)
                 _check_data(config, fingerprint)
+            provenance.note_start(run_dir, goes_on)
             _remove_leftovers(run_dir)
             original.keep_config(run_dir)
             config.save(os.path.join(run_dir, "config.yml"))
@@ -141,25 +69,30 @@ def claim_run_dir(config, fingerprint):
         yield
 
 
-def _lock_run_dir(run_dir):
-    path = os.path.join(run_dir, "lock")
+@contextlib.contextmanager
+def _locked(run_dir):
+    """Holds the lock of a run directory in the context. Raises UserError where another process does."""
+    holder = os.path.join(run_dir, "lock.holder")
     try:
-        file = _lock(path)
+        held = tools.lock(os.path.join(run_dir, "lock"))
     except BlockingIOError:
-        with open(path) as file:
-            holder = file.read().strip() or "another process"
-        raise UserError(f"{run_dir} is being trained by {holder}; end that first, or choose another "
+        try:
+            with open(holder) as file:
+                other = file.read().strip()
+        except OSError:  # The other process has not written its name yet.
+            other = "another process"
+        raise UserError(f"{run_dir} is being trained by {other}; end that first, or choose another "
                         f"name or log_root") from None
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *tools.DISK_FULL):
             raise
         print(f"Warning: {run_dir} cannot be locked ({error.strerror}): see to it that only one "
               f"process trains in it.", file=sys.stderr)
-        return contextlib.nullcontext()
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
+        held = contextlib.nullcontext()
+    with held:
+        with open(holder, "w") as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
 
 
 def _check_config(config):
@@ -181,7 +114,7 @@ def _check_config(config):
 def _check_data(config, fingerprint):
     """Raises UserError where the run in the run directory was trained on other data."""
     path = os.path.join(config.run_dir, "data.json")
-    if not os.path.exists(path):
+    if not os.path.exists(path):  # The authors' runs have none.
         return
     try:
         with open(path) as file:
@@ -263,12 +196,18 @@ def publish(model_dir, out):
 
 
 def _action_size(config, prefix):
-    """The width of the actions that a checkpoint's model takes: they add so many parameters each."""
+    """The width of the actions that a checkpoint's model takes.
+
+    So many rows more has the first kernel of level 0 than that of a model without actions.
+    """
     if not config.actions:
         return 0
-    none, one = (CWVAE(config, size).count_params() for size in (0, 1))
-    saved = sum(math.prod(shape) for shape in _saved_variables(prefix, "model"))
-    return (saved - none) // (one - none)
+    cell = CWVAE(config).cells[0]
+    kernel = cell.trainable_variables[0]
+    layer = f"model/{cell.name}/{os.path.dirname(kernel.path)}/"  # as model/level_0/prior_input/
+    shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    rows = [shape[0] for name, shape in shapes.items() if name.startswith(layer) and len(shape) == 2]
+    return rows[0] - kernel.shape[0] if rows else 0
 
 
 def restore_model(model_dir, model):
@@ -327,7 +266,7 @@ def restore(prefix, **objects):
             if "step" in objects:
                 objects["step"].assign(step)
             return
-        saved = len(_saved_variables(prefix, "model"))
+        saved = _count_variables(prefix, "model")
         expected = len(objects["model"].trainable_variables)
         if saved != expected:
             raise UserError(f"{other}: {saved} variables, not {expected}")
@@ -339,8 +278,8 @@ def restore(prefix, **objects):
         raise Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
 
 
-def _saved_variables(prefix, name):
-    """The shapes of the variables that a checkpoint holds of the object that was saved under a name."""
+def _count_variables(prefix, name):
+    """How many variables a checkpoint holds of the object that was saved under a name."""
     reader = tf.train.load_checkpoint(prefix)
     graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
         reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
@@ -351,9 +290,7 @@ def _saved_variables(prefix, name):
         if node not in seen:
             seen.add(node)
             ahead += [child.node_id for child in graph.nodes[node].children]
-    shapes = reader.get_variable_to_shape_map()
-    return [shapes[attribute.checkpoint_key] for node in seen
-            for attribute in graph.nodes[node].attributes]
+    return sum(len(graph.nodes[node].attributes) for node in seen)
 
 
 class Checkpoints:
@@ -432,25 +369,3 @@ class Checkpoints:
             # The index first: what has one is whole.
             for path in [f"{prefix}.index", *glob.glob(f"{glob.escape(prefix)}.data-*")]:
                 os.remove(path)
-
-
-class Interrupts:
-    """Between enter and exit, the first Ctrl-C, SIGTERM or SIGHUP is noted; a second acts as usual.
-
-    number: of the signal; 0 where none came. One that the process was told to ignore (nohup) stays so.
-    """
-
-    def __enter__(self):
-        self.number = 0
-        self._old = {number: signal.signal(number, self._note)
-                     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-                     if signal.getsignal(number) != signal.SIG_IGN}
-        return self
-
-    def _note(self, number, _):
-        self.number = number
-        self.__exit__()
-
-    def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

@@ -2,10 +2,15 @@
 
 import contextlib
 import errno
+import glob
+import itertools
 import json
 import os
+import shutil
 import signal
 import sys
+
+import filelock
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of the machine, not of the program: these are no reason for a traceback.
@@ -72,6 +77,28 @@ OUT_OF_MEMORY = ("out of memory; lower batch_size (--batch-size) or seq_len (--s
 
 def _stop(number, _):
     raise Stopped(number)
+
+
+class Interrupts:
+    """Between enter and exit, the first Ctrl-C, SIGTERM or SIGHUP is noted; a second acts as usual.
+
+    number: of the signal; 0 where none came. One that the process was told to ignore (nohup) stays so.
+    """
+
+    def __enter__(self):
+        self.number = 0
+        self._old = {number: signal.signal(number, self._note)
+                     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                     if signal.getsignal(number) != signal.SIG_IGN}
+        return self
+
+    def _note(self, number, _):
+        self.number = number
+        self.__exit__()
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
 
 def _tensorflow_error():
@@ -144,3 +171,88 @@ def save_json(path, value):
     """Writes strictly valid JSON, atomically: numbers that are not finite are an error."""
     with write_atomically(path) as file:
         json.dump(value, file, indent=1, allow_nan=False)
+
+
+# ------------------------------------------------------------------------------- directories, locks
+
+
+@contextlib.contextmanager
+def directory_atomically(path, numbered=False):
+    """Yields `<path>.part`, a directory to fill; it becomes `path` when all is written, or is removed.
+
+    No other process fills the same one, and what is there already stays.
+    numbered: where the path is taken, `<path>_2` takes its place, and so on.
+    Raises UserError where the path is taken or cannot be written.
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _remove_abandoned_parts(os.path.dirname(path))
+        final = _free_name(path) if numbered else path
+        while os.path.exists(final) or not (held := _make_part(final)):
+            if not numbered:
+                reason = "exists already" if os.path.exists(final) else "is being written by another"
+                raise UserError(f"out: {path} {reason}; name another directory")
+            final = _free_name(path)
+    except OSError as error:
+        raise cannot_write("out", path, error) from None
+    part = f"{final}.part"
+    with held:
+        try:
+            with writing(final):
+                yield part
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(part, ".lock"))
+                if os.path.exists(final):
+                    final = _free_name(path)
+                    print(f"{path} was made meanwhile: these results are in {final}", file=sys.stderr)
+                os.rename(part, final)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def _free_name(path):
+    """The path, or the first of path_2, path_3, ... that is not taken."""
+    names = itertools.chain([path], (f"{path}_{number}" for number in itertools.count(2)))
+    return next(name for name in names
+                if not os.path.exists(name) and not os.path.exists(f"{name}.part"))
+
+
+def _make_part(final):
+    """Makes `<final>.part`. Returns its lock, held; None where the directory is there already."""
+    part = f"{final}.part"
+    try:
+        os.mkdir(part)
+    except FileExistsError:
+        return None
+    path = os.path.join(part, ".lock")
+    try:
+        held = lock(f"{path}.new")
+        os.rename(f"{path}.new", path)  # Whoever sees the file finds it locked.
+    except OSError as error:
+        if error.errno in OF_THE_MACHINE:
+            raise
+        held = contextlib.nullcontext()  # Without a lock's file nobody takes the part for abandoned.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(f"{path}.new")
+    return held
+
+
+def _remove_abandoned_parts(folder):
+    """Removes the parts in a folder whose process was killed: nobody holds their lock."""
+    for path in glob.glob(os.path.join(glob.escape(folder), "*.part", ".lock")):
+        with contextlib.suppress(OSError), lock(path):
+            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+
+
+def lock(path):
+    """Locks a file until the context that is returned ends, or the process dies.
+
+    Raises BlockingIOError where another holds the lock, and another OSError where the file system has
+    no locks.
+    """
+    try:
+        return filelock.FileLock(path, fallback_to_soft=False).acquire(timeout=0)
+    except filelock.Timeout:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path)) from None

@@ -123,7 +123,7 @@ def train(config, devices, clips, validation, model, optimizer, checkpoints, sta
     unused = UnusedLevels(total)
     named_every = config.save_named_model_every or sys.maxsize
     before = None  # the metrics of the step before: checked while a GPU computes this one
-    with (runs.Interrupts() as interrupts, Progress(config, start, total, devices.is_chief) as progress,
+    with (tools.Interrupts() as interrupts, Progress(config, start, total, devices.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
         if distribution.compiles(devices, model):
             progress.say("Compiling the training step, which may take minutes.")

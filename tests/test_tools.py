@@ -1,8 +1,11 @@
 """Config, flags and the run directory."""
 
 import datetime
+import errno
+import fcntl
 import os
 import pathlib
+import signal
 
 import pytest
 import yaml
@@ -168,3 +171,78 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         file.write("new")
         raise ZeroDivisionError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError), tools.directory_atomically(str(tmp_path / "out")) as part:
+        (pathlib.Path(part) / "file").touch()
+        raise ZeroDivisionError
+    assert not os.listdir(tmp_path)
+    with tools.directory_atomically(str(tmp_path / "out")) as part:
+        assert not (tmp_path / "out").exists()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.fixture
+def interruptible():
+    """As in a terminal: what runs in the background is born deaf to Ctrl-C."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def test_the_first_interrupt_is_noted_and_the_second_acts(interruptible):
+    with tools.Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ignored_signals_stay_ignored(interruptible):
+    """As nohup and shells without job control want it."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with tools.Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.number == 0
+    finally:
+        signal.signal(signal.SIGHUP, old)
+
+
+def test_results_are_never_deleted_or_mixed(tmp_path, capsys):
+    path = str(tmp_path / "eval")
+    with tools.directory_atomically(path) as first:
+        (pathlib.Path(first) / "first").touch()
+        with pytest.raises(UserError, match="is being written"), tools.directory_atomically(path):
+            pass
+        with tools.directory_atomically(path, numbered=True) as second:
+            assert second == f"{path}_2.part"
+            (pathlib.Path(second) / "second").touch()
+        os.mkdir(path)
+        (tmp_path / "eval" / "theirs").touch()
+    assert {entry: os.listdir(tmp_path / entry) for entry in sorted(os.listdir(tmp_path))} == {
+        "eval": ["theirs"], "eval_2": ["second"], "eval_3": ["first"]}
+    assert f"{path}_3" in capsys.readouterr().err
+    with pytest.raises(UserError, match="exists already"), tools.directory_atomically(path):
+        pass
+
+
+def test_what_a_killed_evaluation_left_is_cleaned_and_what_lives_stays(tmp_path):
+    left = tmp_path / "eval_1.part"
+    left.mkdir()
+    (left / ".lock").touch()
+    (tmp_path / "film.part").mkdir()  # not ours
+    with (tools.directory_atomically(str(tmp_path / "eval_2")),
+          tools.directory_atomically(str(tmp_path / "eval_3"))):
+        assert sorted(os.listdir(tmp_path)) == ["eval_2.part", "eval_3.part", "film.part"]
+
+
+def test_a_directory_appears_where_there_are_no_locks_too(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with tools.directory_atomically(str(tmp_path / "out")) as part:
+        (pathlib.Path(part) / "file").touch()
+    assert os.listdir(tmp_path / "out") == ["file"]

@@ -1,0 +1,78 @@
+"""Which code a run was started with: code.json in its run directory, an entry for each start."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+
+from tools import UserError, save_json
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+MODEL = ("cells.py", "cnns.py", "cwvae.py", "kernels.py")
+PACKAGES = ("tensorflow", "keras", "tf-keras", "tensorflow-probability", "numpy")
+
+
+def note_start(run_dir, goes_on, say=print):
+    """Adds an entry to a run's code.json.
+
+    goes_on: whether the run has taken steps before; then a line says which files of the model differ
+    from those of the start before.
+    Raises UserError where code.json is not ours.
+    """
+    path = os.path.join(run_dir, "code.json")
+    starts, now = _read(path), entry()
+    if goes_on and starts:
+        before = starts[-1]["model"]
+        differ = [name for name in MODEL if now["model"][name] != before.get(name)]
+        if differ:
+            say(f"The run goes on with other code of the model: {', '.join(differ)} changed since its "
+                f"last start (code.json).")
+    save_json(path, [*starts, now])
+
+
+def entry():
+    """What is known of this start, as JSON has it.
+
+    commit: null without git. differs: whether files that git knows differ from that commit; null
+    without git. model: for each file of the model, the beginning of its SHA-256.
+    """
+    commit = differs = None
+    if _git("rev-parse", "--show-prefix") == "":  # Empty at the top of a repository: this is ours.
+        commit = _git("rev-parse", "HEAD")
+        differs = commit and bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "commit": commit, "differs": differs,
+        "versions": {"python": platform.python_version(),
+                     **{name: metadata.version(name) for name in PACKAGES}},
+        "model": {name: _digest(os.path.join(ROOT, name)) for name in MODEL}}
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
+
+
+def _git(*command):
+    """What git prints of the folder of this file; None where it cannot tell."""
+    try:
+        process = subprocess.run(["git", "-C", ROOT, *command], text=True, capture_output=True)
+    except OSError:  # git is not installed.
+        return None
+    return process.stdout.strip() if process.returncode == 0 else None
+
+
+def _read(path):
+    """The entries of a code.json, [] where there is none."""
+    try:
+        with open(path) as file:
+            starts = json.load(file)
+        if all(isinstance(start["model"], dict) for start in starts):
+            return starts
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} cannot be read; move it away, and this start begins a new one")

@@ -49,7 +49,7 @@ class Clips:
             raise UserError(f"batch_size: {config.batch_size} clips cannot be shared evenly "
                             f"by {num_workers} workers")
         self._config = config
-        self._opened = _open(config, "train")
+        self._opened, _ = _open(config, "train")
         self._videos = self._opened["video"]
         share = config.batch_size // num_workers
         self._share = slice(worker * share, (worker + 1) * share)
@@ -173,10 +173,13 @@ class Sequences:
     min_frames: of a video, before frame_skip, to count; by default what seq_len takes.
 
     Raises UserError where no video is long enough, or the data does not fit the config.
+
+    Attributes:
+      split: the one that is read; `test` where `val` was wanted and the dataset has none.
     """
 
     def __init__(self, config, seq_len, split="test", min_frames=None):
-        self._opened = _open(config, split)
+        self._opened, self.split = _open(config, split)
         self._seq_len, self._skip = seq_len, config.frame_skip
         opened = self._opened["video"]
         kept = _kept_frames(opened, self._skip)
@@ -235,12 +238,13 @@ def prefetch(load, start, stop, depth=2):
 def _open(config, split):
     """Returns what there is of a split, as a dict of store.Videos by the name it has in a batch.
 
+    Returns the split too: `test` where `val` was wanted and the dataset has none.
     Training prepares all splits, so that the records may be deleted then; evaluation its own alone.
     """
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     root = config.data_root
     if os.path.isfile(root) or videos.is_video(root) and not os.path.isdir(root):
-        return _open_file(config, split)
+        return _open_file(config, split), "test"
     paths = prepare(config, split if split == "test" else None)
     if split == "val" and split not in store.splits(paths["video"]):
         split = "test"
@@ -249,7 +253,7 @@ def _open(config, split):
     if channels != config.channels:
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {channels}")
-    return opened
+    return opened, split
 
 
 def _open_file(config, split):

@@ -4,13 +4,14 @@ Started again with the same config, it goes on from its newest checkpoint.
 """
 
 import tools
-from config import load_config
+from config import load_config, read_yaml
 from flags import parse_train_flags
 
 
 def read_config():
-    """The config that the command line asks for."""
-    return load_config(*parse_train_flags())
+    """The config that the command line asks for, and the keys that the file or a flag gives."""
+    path, flags = parse_train_flags()
+    return load_config(path, flags), read_yaml(path).keys() | flags.keys()
 
 
 if __name__ == "__main__":
@@ -41,26 +42,28 @@ from logger import Logger
 # What the seeds of validation are folded with, apart from any level's number.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
 GIF_EXAMPLES, GIF_PREDICTED = 4, 100
+SHORTEST_INTERVAL = 50  # steps between two validations of a short run
 SIGNALS_EVERY = 10  # steps after which several workers ask each other for a signal
 
 
 def main():
-    config = read_config()
+    config, given = read_config()
     strategy = distribution.choose_strategy(config.batch_size)
     devices = distribution.Devices(strategy, config.batch_size)
     clips = data_loader.Clips(config, devices.worker, devices.num_workers)
     validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
+    total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
     if devices.is_chief:
         with runs.claim_run_dir(config, clips.fingerprint):
-            run(config, devices, clips, validation_data, print)
+            config = with_intervals_for(total, config, given, print)
+            run(config, devices, clips, validation_data, total, print)
     else:
-        run(config, devices, clips, validation_data, lambda *_: None)
+        run(config, devices, clips, validation_data, total, lambda *_: None)
 
 
-def run(config, devices, clips, validation_data, say):
-    """Trains as the config says. Raises tools.Stopped after a signal."""
+def run(config, devices, clips, validation_data, total, say):
+    """Trains to step `total` as the config says. Raises tools.Stopped after a signal."""
     say(f"Run directory: {config.run_dir}")
-    total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
     tf.keras.utils.set_random_seed(config.seed)
     with devices.strategy.scope():
         model = CWVAE(config, clips.action_size)
@@ -75,7 +78,9 @@ def run(config, devices, clips, validation_data, say):
         return
     say(f"{clips.num_clips} clips; from step {start} to {total}")
     say(distribution.devices_text(devices, model))
-    config = with_intervals_for(config, total, say)
+    if validation_data.split != "val":
+        say("The data has no split val: validation uses the test videos, as the authors' code does, and "
+            "no checkpoint is called the best.")
     validation = Validation(config, model, validation_data, config.batch_size // devices.replicas)
     try:
         stopped = train(
@@ -92,13 +97,16 @@ def run(config, devices, clips, validation_data, say):
     say(f"Trained for {total} steps. To evaluate: python3 eval.py --model-dir={config.run_dir}")
 
 
-def with_intervals_for(config, total, say):
-    """The config with intervals of a tenth of the run at most, so that short ones log and save too."""
-    longest = -(-total // 10)
+def with_intervals_for(total, config, given, say):
+    """The config with intervals that fit a short run: a tenth of its steps, but no less than 50.
+
+    given: keys that the user gave; those keep their value.
+    """
+    longest = max(SHORTEST_INTERVAL, -(-total // 10))
     shorter = {key: longest for key in ("save_scalars_every", "save_gifs_every", "save_model_every")
-               if getattr(config, key) > longest}
+               if key not in given and getattr(config, key) > longest}
     if shorter:
-        say(f"{', '.join(shorter)}: every {longest} steps, a tenth of the run")
+        say(f"{', '.join(shorter)}: every {longest} steps, since the run has {total}.")
     return config.replace(**shorter)
 
 
@@ -115,56 +123,88 @@ def learning_rate(config, step, total):
 
 def train(config, devices, clips, validation, model, optimizer, checkpoints, start, total):
     """Trains from step `start` to `total`. Returns the number of the signal that stopped it, or 0."""
-    update = devices.training_step(model, optimizer)
-    if devices.is_chief:
-        if not start:
-            checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
-        logger = Logger(config.run_dir, start, config)
-    unused = UnusedLevels(total)
-    named_every = config.save_named_model_every or sys.maxsize
+    update, compiles = devices.training_step(model, optimizer), distribution.compiles(devices, model)
     before = None  # the metrics of the step before: checked while a GPU computes this one
     with (tools.Interrupts() as interrupts, Progress(config, start, total, devices.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
-        if distribution.compiles(devices, model):
-            progress.say("Compiling the training step, which may take minutes.")
+        if devices.is_chief:
+            records = Records(config, validation, checkpoints, start, total, progress)
         for index, batch in batches:
             optimizer.learning_rate = learning_rate(config, index, total)
-            metrics = update(devices.to_devices(batch["video"]), tf.constant(index),
-                             devices.to_devices(batch.get("actions")))
+            with progress.first("training step", compiles):
+                metrics = update(devices.to_devices(batch["video"]), tf.constant(index),
+                                 devices.to_devices(batch.get("actions")))
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
             # Workers stop together, or the others would wait for the one that stops.
             asks = devices.num_workers == 1 or step % SIGNALS_EVERY == 0
             stops = max(devices.gather(interrupts.number)) if asks else 0
-            ends = step == total
-            logs = ends or step % config.save_scalars_every == 0
-            saves = ends or stops or step % config.save_model_every == 0
-            if logs or saves or step % named_every == 0:
+            due = what_is_due(config, step, total, stops)
+            if due - {"gifs"}:
                 stop_unless_finite(metrics, index, clips)
             if devices.is_chief:
-                if logs:
-                    scalars = validation.scalars(step) | {"learning_rate": metrics["learning_rate"]}
-                    # A loss whose KL does not count in full yet is not to be compared.
-                    best = step > config.beta_warmup_steps and (
-                        scalars["total_loss"] < logger.least_validation_loss(config.beta_warmup_steps))
-                    logger.scalars(step, "train", metrics)
-                    logger.scalars(step, "val", scalars)
-                    unused.look(step, metrics, progress.say)
-                    if best:
-                        checkpoints.save_best(step)
-                if config.save_gifs and (ends or step % config.save_gifs_every == 0):
-                    if config.seq_len > config.open_loop_ctx:
-                        logger.gif(step, "train", validation.gif(batch, step))
-                    logger.gif(step, "val", validation.gif(
-                        validation.data.batch(0, GIF_EXAMPLES), step))
-                if saves:
-                    checkpoints.save(step)
-                if step % named_every == 0:
-                    checkpoints.save_named(step)
+                records.write(due, step, batch, metrics)
             progress.advance(metrics)
             if stops:
                 return stops
     return 0
+
+
+def what_is_due(config, step, total, stops):
+    """What is written after a step: a set of "scalars", "gifs", "model" and "named model"."""
+    ends = step == total
+    every = {"scalars": config.save_scalars_every, "model": config.save_model_every,
+             "named model": config.save_named_model_every,
+             "gifs": config.save_gifs_every if config.save_gifs else None}
+    due = {what for what, steps in every.items() if steps and step % steps == 0}
+    if ends:
+        due |= {"scalars", "model"} | ({"gifs"} if config.save_gifs else set())
+    return due | ({"model"} if stops else set())
+
+
+class Records:
+    """What the chief writes of a run: scalars, GIFs and checkpoints."""
+
+    def __init__(self, config, validation, checkpoints, start, total, progress):
+        if not start:
+            checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
+        self._config, self._validation, self._checkpoints = config, validation, checkpoints
+        self._logger = Logger(config.run_dir, start, config)
+        self._unused, self._progress = UnusedLevels(total), progress
+
+    def write(self, due, step, batch, metrics):
+        """due: as of what_is_due. batch, metrics: of the step."""
+        if "scalars" in due:
+            self._scalars(step, metrics)
+        if "gifs" in due:
+            self._gifs(step, batch)
+        if "model" in due:
+            self._checkpoints.save(step)
+        if "named model" in due:
+            self._checkpoints.save_named(step)
+
+    def _scalars(self, step, metrics):
+        with self._progress.first("validation", startup.use_xla(self._config)):
+            scalars = self._validation.scalars(step)
+        scalars |= {"learning_rate": metrics["learning_rate"]}
+        # A loss whose KL does not count in full yet is not to be compared.
+        warm = self._config.beta_warmup_steps
+        best = self._validation.data.split == "val" and step > warm and (
+            scalars["total_loss"] < self._logger.least_validation_loss(warm))
+        self._logger.scalars(step, "train", metrics)
+        self._logger.scalars(step, "val", scalars)
+        self._unused.look(step, metrics, self._progress.say)
+        if best:
+            self._checkpoints.save_best(step)
+
+    def _gifs(self, step, batch):
+        shown = {"val": self._validation.data.batch(0, GIF_EXAMPLES)}
+        if self._config.seq_len > self._config.open_loop_ctx:
+            shown["train"] = batch
+        for split, videos in shown.items():
+            with self._progress.first(f"GIF of {split} videos", startup.use_xla(self._config)):
+                frames = self._validation.gif(videos, step)
+            self._logger.gif(step, split, frames)
 
 
 def stop_unless_finite(metrics, index, clips):
@@ -267,7 +307,7 @@ class Progress:
         self._frames = config.batch_size * config.seq_len  # a step
         self._bar = tqdm.tqdm(initial=start, total=total, unit="step", dynamic_ncols=True,
                               disable=not shown)
-        self._start = self._shown = time.monotonic()
+        self._shown, self._known = time.monotonic(), set()
 
     def __enter__(self):
         return self
@@ -278,6 +318,19 @@ class Progress:
     def say(self, line):
         if not self._bar.disable:
             self._bar.write(line)
+
+    @contextlib.contextmanager
+    def first(self, what, compiles):
+        """Around the first call of a function, says that it is prepared and then how long that took."""
+        if what in self._known:
+            yield
+            return
+        self._known.add(what)
+        self.say(f"{'Compiling' if compiles else 'Preparing'} the first {what}"
+                 f"{', which may take minutes' * compiles}.")
+        start = time.monotonic()
+        yield
+        self.say(f"The first {what} took {time.monotonic() - start:.1f} s.")
 
     def advance(self, metrics):
         if self._bar.disable:
@@ -291,8 +344,6 @@ class Progress:
             rate = self._bar.format_dict["rate"] or 0
             self._bar.set_postfix_str(f"loss {loss:.4g}, {rate * self._frames:.0f} frames/s")
             self._shown = now
-        if first:
-            self.say(f"First step, tracing and compilation included: {now - self._start:.1f} s")
 
 
 if __name__ == "__main__":

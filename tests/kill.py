@@ -40,10 +40,10 @@ PATIENCE = 300  # seconds for a process to come to where it is to be killed
 
 def make_videos(folder):
     """A folder of videos of two kinds: arrays, and films that ffmpeg decodes."""
-    for split, films, arrays in [("train", 4, 8), ("test", 1, 2)]:
+    for split, films, arrays in [("train", 4, 8), ("val", 0, 2), ("test", 1, 2)]:
         (folder / split).mkdir(parents=True)
         for number in range(films + arrays):
-            video = twins.movie([number, split == "test"], 20)
+            video = twins.movie([number, len(split)], 20)
             if number < films:
                 twins.encode(video, folder / split / f"{number}.mp4")
             else:

@@ -144,7 +144,7 @@ def test_odd_files_are_named_left_out_and_counted_and_never_block_the_others(tmp
     np.savez(train / "strings.npz", video=np.array(["a"]))
     for number in range(8):
         (train / f"z{number}.webm").touch()
-    opened = data_loader._open(config_for(root), "train")["video"]
+    opened = data_loader._open(config_for(root), "train")[0]["video"]
     said = capfd.readouterr().err
     assert opened.names == ["train/00.npy", "train/01.npy"]
     skipped = [line.partition("Skipped ")[2] for line in said.splitlines() if "Skipped " in line]

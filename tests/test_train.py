@@ -34,13 +34,13 @@ def test_a_run_leaves_what_the_readme_names(run_dir):
             line["total_loss"], line["nll_term"] + line["kl_term"], rtol=1e-5)
     assert (run_dir / "model" / "checkpoint").exists()
     assert (run_dir / "model_20" / "checkpoint").exists()
-    assert all((run_dir / name).exists() for name in ("config.yml", "data.json", "lock", "model_best"))
+    assert all((run_dir / name).exists() for name in ("code.json", "config.yml", "data.json", "lock"))
     assert run_dir.name.startswith("moving_digits_demo_cwvae_rssmcell_2l_f2_")
     for split in ("train", "val"):
         tags = [value.tag for file in (run_dir / split).iterdir()
                 for event in tf.compat.v1.train.summary_iterator(str(file))
                 for value in event.summary.value]
-        assert tags.count("open_loop_prediction") == 8 and tags.count("total_loss") == 12
+        assert tags.count("open_loop_prediction") == 2 and tags.count("total_loss") == 12
         assert tags.count("kl/level_0") == tags.count("entropy_posterior/level_1") == 12
         assert (HPARAMS in tags) == ("custom_scalars__config__" in tags) == (split == "train")
 
@@ -169,28 +169,78 @@ def test_a_level_that_stays_unused_is_said_once():
     assert all("free_nats" in line and "beta" in line for _, line in said)
 
 
-def test_the_best_checkpoint_is_that_of_the_least_validation_loss(run_dir):
-    lines = [line for line in scalars(run_dir) if line["split"] == "val"]
+def folder_of_videos(root, *splits):
+    for split in splits:
+        (root / split).mkdir(parents=True)
+        rng = np.random.default_rng([ord(letter) for letter in f"{root.name}{split}"])
+        np.save(root / split / "clip.npy", rng.integers(0, 256, [12, 64, 64, 1], np.uint8))
+
+
+def test_the_best_checkpoint_is_that_of_the_least_loss_on_val(workplace, tmp_path, monkeypatch, capsys):
+    folder_of_videos(tmp_path / "data", "train", "val", "test")
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, [
+        "--config", workplace / "tiny.yml", "--dataset", "videos", "--data-root", tmp_path / "data",
+        "--log-root", tmp_path / "logs", "--name", "best", "--max-steps", 3, "--save-scalars-every", 1,
+        "--save-gifs", "false"])])
+    train.main()
+    assert "no checkpoint is called the best" not in capsys.readouterr().out
+    run = tmp_path / "logs" / "videos" / "best"
+    lines = [line for line in scalars(run) if line["split"] == "val"]
     best = min(lines, key=lambda line: line["total_loss"])["step"]
-    folder = run_dir / "model_best"
-    assert runs.find_checkpoint(folder)[1] == str(folder / f"ckpt-{best}")
+    assert runs.find_checkpoint(run / "model_best")[1] == str(run / "model_best" / f"ckpt-{best}")
+
+
+def test_intervals_fit_a_short_run_but_those_that_were_given():
+    config, said = Config(dataset="mmnist"), []
+
+    def intervals(total, *given):
+        changed = train.with_intervals_for(total, config, given, said.append)
+        return changed.save_scalars_every, changed.save_gifs_every, changed.save_model_every
+
+    assert intervals(20) == (50, 50, 50) and intervals(501) == (51, 51, 51)
+    assert intervals(9_999) == (1000, 1000, 1000)
+    assert "save_scalars_every, save_gifs_every, save_model_every: every 51 steps" in said[1]
+    assert intervals(600, "save_gifs_every", "lr") == (60, 1000, 60) and len(said) == 3
+    assert intervals(600, "save_gifs_every", "save_scalars_every", "save_model_every") == (
+        1000, 1000, 1000) and len(said) == 3
+
+
+def test_what_is_due_after_a_step():
+    config = Config(dataset="mmnist", save_scalars_every=2, save_gifs_every=4, save_model_every=3)
+
+    def due(step, stops=0, **changes):
+        return train.what_is_due(config.replace(**changes), step, 13, stops)
+
+    assert [due(step) for step in (1, 2, 3, 4)] == [
+        set(), {"scalars"}, {"model"}, {"scalars", "gifs"}]
+    assert due(13) == {"scalars", "gifs", "model"} and due(1, stops=15) == {"model"}
+    assert due(13, save_gifs=False, save_named_model_every=13) == {"scalars", "model", "named model"}
+
+
+def test_the_keys_of_the_file_and_of_flags_are_those_given(tmp_path, monkeypatch):
+    (tmp_path / "a.yml").write_text("dataset: mmnist\nsave_gifs_every: 9")
+    monkeypatch.setattr("sys.argv", ["train.py", "--config", str(tmp_path / "a.yml"), "--lr", "1"])
+    config, given = train.read_config()
+    assert config.lr == 1 and given == {"dataset", "save_gifs_every", "lr"}
 
 
 def test_a_short_run_logs_on_its_way_and_at_its_end(run_dir, workplace, tmp_path, monkeypatch, capsys):
-    """By intervals of 1000 it would leave nothing. The learning rate is the config's."""
+    """The learning rate is the config's. Without a split val no checkpoint is the best."""
     monkeypatch.setattr("sys.argv", [
         "train.py", "--config", str(workplace / "tiny.yml"), "--log-root", str(tmp_path),
-        "--name", "short", "--max-steps", "11", "--save-scalars-every", "1000",
+        "--name", "short", "--max-steps", "11", "--save-scalars-every", "2",
         "--save-model-every", "1000", "--save-gifs-every", "1000", "--lr-schedule", "linear",
         "--lr", "1.1e-3", "--init-from", str(run_dir)])
     train.main()
     said = capsys.readouterr().out
-    assert "save_scalars_every, save_gifs_every, save_model_every: every 2 steps, a tenth of" in said
+    assert "no split val" in said and "no checkpoint is called the best" in said
+    assert said.index("Preparing the first validation.") < said.index("The first validation took")
     assert "Trains on 1 CPU, in float32, not compiled" in said
     assert f"Starts from the weights of {run_dir}" in said
     run = tmp_path / "moving_digits_demo" / "short"
     lines = [line for line in scalars(run) if line["split"] == "train"]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 11]
+    assert not (run / "model_best").exists() and not (run_dir / "model_best").exists()
     np.testing.assert_allclose([line["learning_rate"] for line in lines],
                                [1.1e-3 * (12 - line["step"]) / 11 for line in lines], rtol=1e-6)
     assert runs.find_checkpoint(run)[1].endswith("ckpt-11")
@@ -212,17 +262,14 @@ class FiveVideos:
 
 def test_other_data_is_not_trained_on_in_the_same_run(workplace, tmp_path, monkeypatch):
     """The folder has the same name wherever the data is: the data itself is remembered."""
-    def run(config, devices, clips, validation_data, say):
+    def run(config, *_):
         model = tf.Module()
         model.variable = tf.Variable(0.0)
         runs.Checkpoints(config.run_dir, model=model).save(0)
 
     monkeypatch.setattr(train, "run", run)
     for root in ("a", "b"):
-        for split in ("train", "test"):
-            (tmp_path / root / split).mkdir(parents=True)
-            video = np.random.default_rng([ord(root)]).integers(0, 256, [12, 64, 64, 1], np.uint8)
-            np.save(tmp_path / root / split / "clip.npy", video)
+        folder_of_videos(tmp_path / root, "train", "test")
     flags = ["--config", workplace / "tiny.yml", "--dataset", "videos", "--log-root", tmp_path / "logs",
              "--data-root"]
     shutil.copytree(tmp_path / "a", tmp_path / "moved")
@@ -245,7 +292,7 @@ def test_a_compiled_run_says_that_it_compiles(workplace, tmp_path, monkeypatch, 
     train.main()
     said = capsys.readouterr().out
     assert "Trains on 1 CPU, in bfloat16, compiled by XLA" in said
-    assert said.index("Compiling the training step") < said.index("First step, tracing")
+    assert said.index("Compiling the first training step") < said.index("The first training step took")
 
 
 def test_validation_does_not_depend_on_its_pieces_and_weighs_by_videos(workplace):

@@ -5,13 +5,10 @@ import json
 import math
 import os
 import shutil
-import socket
 import sys
 import time
 
 import tensorflow as tf
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import summary as custom_scalars
 from tensorboard.plugins.custom_scalar.layout_pb2 import (
     Category,
@@ -20,7 +17,6 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MultilineChartContent,
 )
 from tensorboard.plugins.hparams import api as hparams
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 import pictures
 from tools import write_atomically, writing
@@ -34,23 +30,17 @@ class Logger:
     """
 
     def __init__(self, run_dir, step, config=None):
-        self._path = os.path.join(run_dir, "metrics.jsonl")
+        self._run_dir, self._path = run_dir, os.path.join(run_dir, "metrics.jsonl")
         self._keep_until(step)
-        self._events = {}
-        for split in ("train", "val"):
-            directory = os.path.join(run_dir, split)
-            os.makedirs(directory, exist_ok=True)
-            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-            path = os.path.join(directory, name)
-            self._events[split] = path, tf.io.TFRecordWriter(path)
-            self._event(split, file_version="brain.Event:2")
+        self._writers = {split: tf.summary.create_file_writer(os.path.join(run_dir, split))
+                         for split in ("train", "val")}
         shown = [custom_scalars.pb(LEVEL_CHARTS)]
         if config:
             shown.append(hparams.hparams_pb({
                 key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
-                for key, value in dataclasses.asdict(config).items()}))
-        for summary in shown:  # TensorFlow's and TensorBoard's classes of the same message
-            self._event("train", summary=Summary.FromString(summary.SerializeToString()))
+                for key, value in dataclasses.asdict(config).items()}, trial_id=config.experiment))
+        for summary in shown:
+            self._write("train", summary, step=0)
 
     def _keep_until(self, step):
         """Drops the lines after a step, and sets a file with others than ours aside."""
@@ -72,13 +62,23 @@ class Logger:
         values = {name: float(value) for name, value in values.items()}
         with writing(self._path), open(self._path, "a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        summary = Summary()
-        for name, value in values.items():
-            summary.MergeFrom(scalar_pb(tag(name), value))
-        self._event(split, step=step, summary=summary)
+        with self._writers[split].as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(tag(name), value)
+        self._flush(split)
 
     def gif(self, step, split, frames):
-        self._event(split, step=step, summary=pictures.gif_summary("open_loop_prediction", frames))
+        self._write(split, pictures.gif_summary("open_loop_prediction", frames), step)
+
+    def _flush(self, split):
+        with writing(os.path.join(self._run_dir, split)):
+            self._writers[split].flush()
+
+    def _write(self, split, summary, step):
+        """Writes a Summary, of TensorFlow's class or of TensorBoard's."""
+        with self._writers[split].as_default():
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
+        self._flush(split)
 
     def least_validation_loss(self, after):
         """The least total_loss of validation that was logged after a step; infinity where none was."""
@@ -89,22 +89,27 @@ class Logger:
             return min((line.get("total_loss", math.inf) for line in lines
                         if line["split"] == "val" and line["step"] > after), default=math.inf)
 
-    def _event(self, split, **contents):
-        path, writer = self._events[split]
-        with writing(path):  # TensorFlow's own summary writers hide a full disk.
-            writer.write(Event(wall_time=time.time(), **contents).SerializeToString())
-            writer.flush()
-
 
 def tag(name):
-    """A scalar's name in TensorBoard, such as kl/level_0 for avg_kl_prior_posterior__level_0."""
+    """A scalar's name in TensorBoard, which sorts by the alphabet: the loss and its terms come first.
+
+    total_loss is "loss", nll_term is "loss/nll", avg_kl_prior_posterior__level_0 is
+    "per_level/kl/level_0"; anything else is as learning_rate, "training/learning_rate".
+    """
+    if name == "total_loss":
+        return "loss"
+    if name.endswith("_term"):
+        return f"loss/{name.removesuffix('_term')}"
     quantity, *level = name.removeprefix("avg_").split("__")
-    return "/".join([quantity.replace("kl_prior_posterior", "kl"), *level])
+    if not level:
+        return f"training/{quantity}"
+    return "/".join(["per_level", quantity.replace("kl_prior_posterior", "kl"), *level])
 
 
 # A chart with a line per level, under Custom Scalars.
 LEVEL_CHARTS = Layout(category=[Category(title="levels", chart=[
-    Chart(title=f"{name} (nats per frame)", multiline=MultilineChartContent(tag=[f"{name}/level_\\d+"]))
+    Chart(title=f"{name} (nats per frame)",
+          multiline=MultilineChartContent(tag=[f"per_level/{name}/level_\\d+"]))
     for name in ("kl", "entropy_prior", "entropy_posterior")])])
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import socket
@@ -13,7 +12,6 @@ import yaml
 
 import runs
 from config import Config
-from logger import Logger
 from tools import UserError
 
 
@@ -47,17 +45,6 @@ def test_a_run_directory_without_checkpoints_takes_another_model(tmp_path):
     claim(config.replace(channels=3))  # by mistake: the first step never came
     claim(config)
     assert yaml.safe_load((pathlib.Path(config.run_dir) / "config.yml").read_text())["channels"] == 1
-
-
-def test_a_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):
-    logger = Logger(tmp_path, 0)
-    for step in (10, 20, 30):
-        logger.scalars(step, "train", {"total_loss": step})
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 40, "spl')  # killed
-    Logger(tmp_path, 20).scalars(30, "train", {"total_loss": 31})
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["total_loss"]) for line in lines] == [(10, 10), (20, 20), (30, 31)]
 
 
 # ------------------------------------------------------------------------------ one at a time
@@ -224,33 +211,3 @@ def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path):
     flag = str(error.value).split("--model-dir=")[1]
     assert flag == str(folder / "ckpt-5")
     assert runs.restore_model(flag, model) == flag and float(model.variable) == 5
-
-
-# ----------------------------------------------------------------------------------------- logs
-
-
-@pytest.mark.parametrize("bad", [
-    "no json", "[1]", '{"step": "x", "split": "val"}', '{"split": "val"}', "\x00\xff"])
-def test_a_bad_line_is_kept_aside_and_the_run_goes_on(bad, tmp_path, capsys):
-    logger = Logger(tmp_path, 0)
-    logger.scalars(1, "train", {"total_loss": 1})
-    path = tmp_path / "metrics.jsonl"
-    with path.open("ab") as file:
-        file.write(bad.encode("latin1") + b"\n")
-    logger.scalars(2, "train", {"total_loss": 2})
-    before = path.read_bytes()
-    Logger(tmp_path, 2).scalars(3, "train", {"total_loss": 3})
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
-    (aside,) = tmp_path.glob("metrics.jsonl.*.damaged")
-    assert aside.read_bytes() == before
-    said = capsys.readouterr().err
-    assert str(aside) in said and "line 2" in said and said.count("\n") == 1
-
-
-def test_the_least_validation_loss_is_of_what_was_logged(tmp_path):
-    logger = Logger(tmp_path, 0)
-    assert logger.least_validation_loss(0) == float("inf")
-    for step, loss in [(1, 5.0), (2, 8.0), (3, 7.0)]:
-        logger.scalars(step, "train", {"total_loss": 0.0})
-        logger.scalars(step, "val", {"total_loss": loss})
-    assert (logger.least_validation_loss(0), logger.least_validation_loss(1)) == (5, 7)

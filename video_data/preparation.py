@@ -16,22 +16,54 @@ import math
 import os
 import shutil
 import sys
+import typing
 
 from tqdm import tqdm
 
 from tools import UserError
 from video_data import folder, store, videos
 
-# dataset: (TFDS name and module, builder, its config, version, the factors that it records)
+
+class Recorded(typing.NamedTuple):
+    """A dataset that a TFDS builder writes as records."""
+
+    module: str  # also the name that TFDS gives its folder
+    builder: str
+    config: str | None = None
+    version: str = "1.0.0"
+    factors: tuple = ()
+
+
+class Made(typing.NamedTuple):
+    """A dataset that is made on the spot, into stores at once.
+
+    Its module has SIZES[config], for each split how many videos of how many frames; source(config), a
+    text that changes with what is made; and make(config, wanted), which yields (split, index, arrays)
+    of the wanted (split, index, frames), in any order. arrays: by name `video`, `actions`, factors.
+    """
+
+    module: str
+    folder: str
+    config: str
+    factors: tuple
+    actions: bool
+
+
+ONE_DIGIT = ("label", "position")
+MAZES = ("cell", "heading", "region", "wall")
+PER_VIDEO = ("label",)  # Factors that a video has one value of; of the others each frame has one.
+
 BUILDERS = {
-    "moving_digit": ("moving_digit", "MovingDigit", "one", "1.0.0", ("label", "position")),
-    "moving_digit_demo": ("moving_digit", "MovingDigit", "one_demo", "1.0.0", ("label", "position")),
-    "moving_digits_clean": ("moving_digit", "MovingDigit", "two", "1.0.0", ("label", "position")),
-    "moving_digits": ("moving_digits", "MovingDigits", "full", "1.0.0", ()),
-    "moving_digits_demo": ("moving_digits", "MovingDigits", "demo", "1.0.0", ()),
-    "minerl": ("minerl_navigate", "MinerlNavigate", None, "1.0.0", ()),
-    "mazes": ("gqn_mazes", "GqnMazes", None, "1.0.0", ()),
-    "mmnist": ("moving_mnist_2digit", "MovingMnist2digit", None, "1.0.0", ()),
+    "moving_digit": Recorded("moving_digit", "MovingDigit", "one", factors=ONE_DIGIT),
+    "moving_digit_demo": Recorded("moving_digit", "MovingDigit", "one_demo", factors=ONE_DIGIT),
+    "moving_digits_clean": Recorded("moving_digit", "MovingDigit", "two", factors=ONE_DIGIT),
+    "moving_digits": Recorded("moving_digits", "MovingDigits", "full"),
+    "moving_digits_demo": Recorded("moving_digits", "MovingDigits", "demo"),
+    "doom_mazes": Made("doom_engine", "doom_mazes", "full", MAZES, True),
+    "doom_mazes_demo": Made("doom_engine", "doom_mazes", "demo", MAZES, True),
+    "minerl": Recorded("minerl_navigate", "MinerlNavigate"),
+    "mazes": Recorded("gqn_mazes", "GqnMazes"),
+    "mmnist": Recorded("moving_mnist_2digit", "MovingMnist2digit"),
 }
 THREADS = min(4, videos.CORES)
 
@@ -41,28 +73,89 @@ def prepare(config, split=None):
 
     A dataset that others have prepared here by TFDS is not downloaded again.
     split: the one to unpack of a dataset that has a TFDS builder; by default all.
-    Returns the paths of its stores, a dict: `video`, with config.actions `actions`, and of a dataset
-    that records factors `label` and `position`. Raises UserError where data_root cannot be written or
-    is too small, and where there is nothing to prepare from.
+    Returns the paths of its stores, a dict: `video`, with config.actions `actions`, and the factors
+    that the dataset declares. Raises UserError where data_root cannot be written or is too small, and
+    where there is nothing to prepare from.
     """
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     if config.dataset == "videos":
         return folder.prepare(config)
-    if config.actions and config.dataset != "minerl":
-        raise UserError(f"actions: {config.dataset} has none; only minerl and videos of your own do")
+    dataset = BUILDERS[config.dataset]
+    made = isinstance(dataset, Made)
+    if config.actions and not (made and dataset.actions or config.dataset == "minerl"):
+        raise UserError(f"actions: {config.dataset} has none; only minerl, doom_mazes and videos of "
+                        "your own do")
     if config.fps:
         raise UserError(f"fps: {config.dataset} has no time stamps; only videos of your own do")
-    return _prepare_tfds(config, split)
+    return _prepare_made(config, dataset, split) if made else _prepare_tfds(config, dataset, split)
 
 
-def _prepare_tfds(config, split):
+def _prepare_made(config, dataset, split):
+    """Makes a dataset that needs no records, straight into stores. Returns as prepare."""
+    module = importlib.import_module(f"video_data.{dataset.module}")
+    source, root = module.source(config), os.path.join(config.data_root, dataset.folder, dataset.config)
+    paths = {"video": f"{root}.frames{_size_suffix(config)}"}
+    paths |= {name: f"{root}.{name}" for name in (*["actions"] * dataset.actions, *dataset.factors)}
+
+    def missing():
+        return any(store.source(path) != source or store.lacks(path, split) for path in paths.values())
+
+    with store.writing(config, root):
+        if missing():
+            with store.lock(f"{root}.lock", f"preparing {config.dataset}"):
+                for path in paths.values():
+                    store.recover(path)
+                if missing():
+                    _make(config, module, module.SIZES[dataset.config], source, paths, split)
+    return {name: path for name, path in paths.items() if name != "actions" or config.actions}
+
+
+def _make(config, module, sizes, source, paths, only):
+    """Makes what is missing of the stores at paths, all of them together.
+
+    sizes: for every split, videos and frames. only: the split to make; None for all.
+    """
+    keys = {(split, index): f"{source} {split} {index} {frames}"
+            for split, (count, frames) in sizes.items() for index in range(count)}
+    with contextlib.ExitStack() as opened:
+        writers = {name: opened.enter_context(store.Writer(path, keys.values()))
+                   for name, path in paths.items()}
+
+        def lacking(video):
+            return [name for name, writer in writers.items() if keys[video] not in writer.pieces]
+
+        wanted = [(split, index, sizes[split][1]) for split, index in filter(lacking, keys)
+                  if only in (None, split)]
+        frame = config.image_size**2 * config.channels
+        store.check_space(config.data_root, frame * sum(frames for *_, frames in wanted),
+                          f"Making {config.dataset}")
+        videos_made = opened.enter_context(contextlib.closing(module.make(config, wanted)))
+        for split, index, arrays in tqdm(videos_made, f"Making {config.dataset}", len(wanted),
+                                         unit=" videos", file=sys.stderr):
+            for name in lacking((split, index)):
+                value = arrays[name][None] if name in PER_VIDEO else arrays[name]
+                writers[name].add(keys[split, index], [(f"{split}[{index}]", value)])
+        for writer in writers.values():
+            whole = [split for split, (count, _) in sizes.items()
+                     if all(keys[split, index] in writer.pieces for index in range(count))]
+            writer.commit(source, {split: [keys[split, index] for index in range(sizes[split][0])]
+                                   for split in whole},
+                          left_out=[split for split in sizes if split not in whole])
+
+
+def _size_suffix(config):
+    """What the name of a store of frames ends with, of another size than is usual."""
+    return "" if config.image_size == videos.Form().size else f"_{config.image_size}"
+
+
+def _prepare_tfds(config, dataset, split):
     """Prepares a dataset that has a TFDS builder: the records, then the stores. Returns as prepare."""
-    name, _, builder_config, version, factors = BUILDERS[config.dataset]
-    records = os.path.join(config.data_root, name, builder_config or "", version)
-    size = "" if config.image_size == videos.Form().size else f"_{config.image_size}"
+    records = os.path.join(
+        config.data_root, dataset.module, dataset.config or "", dataset.version)
+    size = _size_suffix(config)
     paths = {"video": f"{records}.frames{size}"}
     if not size:  # Positions are in pixels of the frames as they were made.
-        paths |= {factor: f"{records}.{factor}" for factor in factors}
+        paths |= {factor: f"{records}.{factor}" for factor in dataset.factors}
     if config.actions:
         paths["actions"] = f"{records}.actions"
     build = {"video": _frames_of_records, "actions": _actions_of_records}
@@ -97,7 +190,7 @@ def _prepare_records(config, records):
 
     logging.getLogger("absl").setLevel("ERROR")
     shuffle.MAX_MEM_BUFFER_SIZE = 2**28  # Bytes it holds in memory before it goes by disk; else 2**30.
-    module, builder_class, builder_config, *_ = BUILDERS[config.dataset]
+    module, builder_class, builder_config = BUILDERS[config.dataset][:3]
     for parent, leftovers in ((os.path.dirname(records), "incomplete.*"),
                               (os.path.join(config.data_root, "downloads", module), "*.tmp.*")):
         for leftover in glob.glob(os.path.join(glob.escape(parent), leftovers)):
@@ -142,10 +235,10 @@ def _by_split(builder, read):
 
 
 def _factors_of_records(builder, name):
-    """Reads one factor: (name, array [T, ...]) one by one; T is 1 of a whole video's."""
+    """Reads one factor: (name, array [T, ...]) one by one; T is 1 where it is one of PER_VIDEO."""
     def values(split, start):
         for example, value in _read_records(builder, split, name, start):
-            yield example, value if name == "position" else value[None]
+            yield example, value[None] if name in PER_VIDEO else value
 
     return _by_split(builder, values)
 

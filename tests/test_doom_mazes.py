@@ -1,0 +1,332 @@
+"""Walks through mazes: what they are, what the engine shows, what is stored, and how all of it ends."""
+
+import glob
+import hashlib
+import itertools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import pytest
+
+import data_loader
+from config import Config
+from tools import UserError
+from video_data import doom_engine, doom_mazes, store
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = {"train": (4, 24), "val": (2, 30), "test": (3, 40)}
+
+
+# ----------------------------------------------------------------------------- mazes and walks
+
+
+def reached(passages, start):
+    """The open cells that can be reached from one."""
+    found, border = {start}, [start]
+    while border:
+        row, column = border.pop()
+        for way in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            if passages[way] and way not in found:
+                found.add(way)
+                border.append(way)
+    return found
+
+
+def test_a_maze_is_whole_with_loops_and_without_dead_ends():
+    for index in range(200):
+        maze = doom_mazes.maze("train", index)
+        cells = set(zip(*np.nonzero(maze.open), strict=True))
+        assert cells == reached(maze.open, (1, 1)) and maze.open[1::2, 1::2].all()
+        assert not maze.open[[0, -1]].any() and not maze.open[:, [0, -1]].any()
+        assert not maze.open[::2, ::2].any()
+        # A tree of 16 rooms has 15 passages; each one more is a loop.
+        assert 1 <= maze.open.sum() - 16 - 15 <= 9
+        beside = [maze.open[1:-1, :-2], maze.open[1:-1, 2:], maze.open[:-2, 1:-1], maze.open[2:, 1:-1]]
+        assert (sum(map(np.int64, beside))[maze.open[1:-1, 1:-1]] >= 2).all()
+        assert len(set(maze.walls)) == 4 and len({*maze.floors, *maze.ceilings}) == 8
+        assert set(maze.walls) <= set(range(len(doom_mazes.WALLS)))
+
+
+def test_a_video_is_a_function_of_split_and_index_alone():
+    one = doom_mazes.factors("train", 3, 50)
+    for name, values in doom_mazes.factors("train", 3, 20).items():
+        np.testing.assert_array_equal(values, one[name][:20])
+    for other in (("val", 3), ("test", 3), ("train", 4)):
+        assert (doom_mazes.maze(*other).open != doom_mazes.maze("train", 3).open).any()
+        assert (doom_mazes.factors(*other, 50)["heading"] != one["heading"]).any()
+
+
+def test_the_regions_are_the_quarters_of_the_grid():
+    cells = np.stack(np.meshgrid(*[np.arange(9)] * 2, indexing="ij"), -1)
+    assert doom_mazes.region(cells)[::4, ::4].tolist() == [[0, 0, 1], [0, 0, 1], [2, 2, 3]]
+
+
+def test_an_action_leads_from_its_frame_to_the_next():
+    for index in range(20):
+        walk, factors = doom_mazes.walk("val", index, 81), doom_mazes.factors("val", index, 80)
+        place, heading = walk.place[0] / 128, factors["heading"][0]
+        for turn, step in factors["actions"]:
+            heading = heading + turn * 22.5
+            way = np.radians(heading)
+            place = place + step / 6 * np.array([-np.cos(way), np.sin(way)])
+        np.testing.assert_allclose(place, walk.place[80] / 128, atol=1e-4)
+        assert abs((heading - walk.angle[80] * 90 / 2**14 + 180) % 360 - 180) < 1e-3
+        assert factors["actions"].dtype == np.float32 and np.abs(factors["actions"]).max() < 1.5
+        assert not factors["actions"].all(1).any()  # It turns on the spot.
+
+
+def test_a_walker_stays_in_open_cells_and_keeps_to_its_pace():
+    steps, turns, backs = [], [], 0
+    for index in range(100):
+        factors = doom_mazes.factors("train", index, 200)
+        passages, cell = doom_mazes.maze("train", index).open, factors["cell"]
+        assert passages[cell[:, 0], cell[:, 1]].all()
+        assert np.abs(np.diff(cell, axis=0)).sum(1).max() <= 1
+        np.testing.assert_array_equal(factors["region"], doom_mazes.region(cell))
+        assert ((factors["heading"] >= 0) & (factors["heading"] < 360)).all()
+        actions = factors["actions"]
+        steps += [actions[actions[:, 1] > 0, 1].mean()]
+        turns += [np.abs(actions[actions[:, 0] != 0, 0]).mean()] if actions[:, 0].any() else []
+        cells = [one for one, other in zip(cell[1:], cell, strict=False) if (one != other).any()]
+        backs += sum((one == other).all() for one, other in zip(cells[2:], cells, strict=False))
+    assert abs(np.mean(steps) - 1) < 0.05 and abs(np.mean(turns) - 1) < 0.05
+    assert 0 < backs < 100 * 200 / 6 * 0.08
+
+
+def test_the_wall_of_a_frame_is_what_rays_hit():
+    """Against rays that go on by small steps until they are in a wall."""
+    one, all_rays = 0, (np.arange(128) + 0.5 - 64) / 64 * 0.75
+    for index in range(6):
+        maze, walk = doom_mazes.maze("test", index), doom_mazes.walk("test", index, 60)
+        walls = doom_mazes.factors("test", index, 60)["wall"]
+        frames = zip(walk.place / 128, walk.angle * 90 / 2**14, walls, strict=True)
+        for place, angle, wall in itertools.islice(frames, 0, None, 4):
+            seen = set()
+            for ray in np.radians(angle) + np.arctan(all_rays):
+                distance = np.arange(0, 13, 0.002)[:, None]
+                way = place + distance * np.array([-np.cos(ray), np.sin(ray)])
+                cells = way.astype(int)
+                first = np.argmin(maze.open[cells[:, 0].clip(0, 8), cells[:, 1].clip(0, 8)])
+                seen.add(int(maze.walls[doom_mazes.region(cells[first - 1])]))
+            assert (wall == -1) if len(seen) > 1 else seen == {wall}
+            one += wall >= 0
+    assert one > 30
+
+
+@pytest.mark.parametrize(("shape", "size"), [((120, 160), 64), ((120, 160), 32), ((240, 320), 128)])
+def test_a_frame_is_reduced_by_area(shape, size):
+    frame = np.random.default_rng(0).integers(0, 256, [*shape, 3], np.uint8)
+    reduced = doom_mazes.reduce(frame, size)
+    middle = frame[:, (shape[1] - shape[0]) // 2 :][:, : shape[0]]
+    parts = np.lcm(shape[0], size) // shape[0]
+    finer = middle.repeat(parts, 0).repeat(parts, 1).reshape(
+        size, -1, size, parts * shape[0] // size, 3)
+    assert reduced.dtype == np.uint8
+    assert np.abs(reduced - finer.mean((1, 3))).max() <= 0.5 + 1e-6
+    assert (doom_mazes.reduce(np.full_like(frame, 77), size) == 77).all()
+
+
+# ----------------------------------------------------------------------------------- the engine
+
+needs_engine = pytest.mark.skipif(
+    doom_engine.importlib.util.find_spec("vizdoom") is None,
+    reason="ViZDoom is not there: pip install -r requirements-mazes.txt")
+
+
+def digest(videos):
+    return hashlib.sha256(b"".join(videos[key].tobytes() for key in sorted(videos))).hexdigest()[:16]
+
+
+def rendered(wanted, size=64, processes=1):
+    return {(split, index): video
+            for split, index, video in doom_engine.render(wanted, size, processes)}
+
+
+@needs_engine
+def test_the_pixels_are_the_same_on_every_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    wanted = [("train", 0, 30), ("test", 7, 12), ("val", 1, 20)]
+    once = rendered(wanted)
+    monkeypatch.setattr(doom_engine, "AT_ONCE", 1)
+    again = rendered([("val", 1, 12), ("test", 7, 12), ("train", 0, 30)], processes=3)
+    for (split, index), video in once.items():
+        assert video.shape[1:] == (64, 64, 3) and video.dtype == np.uint8
+        np.testing.assert_array_equal(again[split, index], video[: len(again[split, index])])
+    assert digest(once) == "a84e18b4c18e8cb3"
+    assert os.listdir(tmp_path) == []  # The engine writes where it runs, and that is elsewhere.
+
+
+@needs_engine
+def test_sizes_show_the_same():
+    wanted = [("train", 5, 6)]
+    small, usual, large = (next(iter(rendered(wanted, size).values())) for size in (32, 64, 128))
+    halved = usual.reshape(6, 32, 2, 32, 2, 3).astype(float).mean((2, 4))
+    assert np.abs(small - halved).max() <= 1
+    assert large.shape == (6, 128, 128, 3)
+    finer = large.reshape(6, 64, 2, 64, 2, 3).astype(float).mean((2, 4))
+    assert np.abs(finer - usual).mean() < 6
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    monkeypatch.setitem(doom_mazes.SIZES, "demo", SMALL)
+    return Config(dataset="doom_mazes_demo", data_root=str(tmp_path / "data"), channels=3, actions=True,
+                  seq_len=12, eval_seq_len=40, batch_size=4, open_loop_ctx=4, tmp_abs_factor=2)
+
+
+@needs_engine
+def test_clips_and_sequences_hold_frames_actions_and_factors(small, capfd):
+    clips, sequences = data_loader.Clips(small), data_loader.Sequences(small, 40)
+    said = capfd.readouterr().err
+    assert "BSD 3-clause" in said and "Making doom_mazes_demo" in said
+    assert clips.num_clips == 8 and len(sequences) == 3 and clips.action_size == 2
+    batch = sequences.batch(0, 3)
+    for index in range(3):
+        expected = doom_mazes.factors("test", index, 40)
+        np.testing.assert_array_equal(batch["actions"][index, 1:], expected.pop("actions")[:-1])
+        for name, values in expected.items():
+            np.testing.assert_array_equal(batch[name][index], values)
+            assert batch[name].dtype == values.dtype
+    np.testing.assert_array_equal(batch["video"][1], rendered([("test", 1, 40)])["test", 1])
+    assert batch["video"][0].std((1, 2)).min() > 1
+    assert len(data_loader.Sequences(small, 30, "val")) == 2
+    assert "label" not in batch and "position" not in batch
+
+    larger = data_loader.Clips(small.replace(image_size=128)).batch(0)
+    assert larger["video"].shape == (4, 12, 128, 128, 3) and larger["cell"].shape == (4, 12, 2)
+    assert "actions" not in data_loader.Clips(small.replace(actions=False)).batch(0)
+
+
+@needs_engine
+def test_an_evaluation_makes_the_test_videos_alone(small):
+    data_loader.Sequences(small, 40)
+    paths = data_loader.prepare(small, "test")
+    assert {tuple(store.splits(path)) for path in paths.values()} == {("test",)}
+    kept = store.read(paths["video"], "test")[2].copy()
+    assert data_loader.Clips(small).num_clips == 8
+    assert store.splits(paths["video"]) == ["train", "val", "test"]
+    np.testing.assert_array_equal(store.read(paths["video"], "test")[2], kept)
+
+
+def test_without_vizdoom_one_line_says_how_to_get_it(small, monkeypatch):
+    monkeypatch.setattr(doom_engine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="install it by: pip install -r requirements-mazes.txt"):
+        data_loader.Clips(small)
+
+
+@needs_engine
+def test_what_the_engine_fails_at_is_one_line(monkeypatch):
+    monkeypatch.setattr(doom_mazes, "SPLITS", ("train",))
+    with pytest.raises(UserError, match="doom_mazes: ViZDoom failed: .*not in tuple"):
+        list(doom_engine.render([("no split", 0, 5)], 64, 1))
+
+
+def children(pid):
+    """The processes that a process has started, and those of these."""
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        for child in pathlib.Path(path).read_text().split():
+            found += [int(child), *children(child)]
+    return found
+
+
+def left_of(pids):
+    """Those processes that still run after a while."""
+    deadline = time.time() + 10
+    while left := [pid for pid in pids if os.path.exists(f"/proc/{pid}") and
+                   ") Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()]:
+        if time.time() > deadline:
+            break
+        time.sleep(0.05)
+    return left
+
+
+def shared_memory():
+    return set(glob.glob("/dev/shm/ViZDoom*"))
+
+
+def temporary_folders():
+    return set(glob.glob(f"{tempfile.gettempdir()}/doom_mazes_*"))
+
+
+def starts_making(folder):
+    """Starts a process that makes the demo's mazes; returns it as soon as there are some."""
+    code = ("import tools; from config import Config; from video_data import preparation\n"
+            "config = Config(dataset='doom_mazes_demo', channels=3)\n"
+            "tools.run_script(lambda: preparation.prepare(config))")
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stderr=subprocess.DEVNULL,
+                               env=os.environ | {"PYTHONPATH": str(ROOT)})
+    journal = folder / "data" / "doom_mazes" / "demo.frames" / "journal"
+    deadline = time.time() + 60
+    while not (journal.exists() and journal.read_text().count("\n") > 3):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.02)
+    return process
+
+
+@needs_engine
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_whatever_ends_the_preparation_ends_the_engines_and_nothing_is_left(number, tmp_path):
+    memory, folders = shared_memory(), temporary_folders()
+    process = starts_making(tmp_path)
+    processes = children(process.pid)
+    assert any("vizdoom" in os.readlink(f"/proc/{pid}/exe") for pid in processes)
+    process.send_signal(number)
+    assert process.wait(20) == -number
+    assert left_of(processes) == []
+    assert shared_memory() <= memory and os.listdir(tmp_path) == ["data"]
+    assert temporary_folders() <= folders
+
+
+@needs_engine
+def test_a_preparation_that_was_stopped_goes_on(small, monkeypatch):
+    """It keeps what was made, and ends with the same videos as one that was not stopped."""
+    asked = []
+    make = doom_engine.make
+
+    def stopped(config, wanted):
+        asked.append(list(wanted))
+        for number, made in enumerate(make(config, wanted)):
+            if len(asked) == 1 and number == 3:
+                raise KeyboardInterrupt
+            yield made
+
+    monkeypatch.setattr(doom_engine, "make", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        data_loader.Clips(small)
+    assert not glob.glob(f"{small.data_root}/*/*/header.json")
+    clips = data_loader.Clips(small)
+    assert [len(wanted) for wanted in asked] == [9, 6]
+    paths = data_loader.prepare(small)
+    for split, (count, length) in SMALL.items():
+        frames = rendered([(split, index, length) for index in range(count)])
+        for index, video in enumerate(store.read(paths["video"], split)):
+            np.testing.assert_array_equal(video, frames[split, index])
+            np.testing.assert_array_equal(store.read(paths["cell"], split)[index],
+                                          doom_mazes.factors(split, index, length)["cell"])
+    assert clips.num_clips == 8
+
+
+@needs_engine
+def test_a_process_that_is_killed_as_it_renders_is_one_line(monkeypatch):
+    started = []
+    popen = subprocess.Popen
+
+    def remembered(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(doom_engine.subprocess, "Popen", remembered)
+    frames = doom_engine.render([("train", index, 100) for index in range(60)], 64, 1)
+    next(frames)
+    engines = children(started[0].pid)
+    os.kill(started[0].pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="a process that renders has ended before .*start again"):
+        list(frames)
+    assert left_of([started[0].pid, *engines]) == []

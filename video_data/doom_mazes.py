@@ -1,0 +1,229 @@
+"""Walks through mazes in colour and in three dimensions, each through a maze of its own.
+
+ViZDoom (Kempka et al. 2016) renders them on the spot, without a display, with the textures of Freedoom.
+Those are under the BSD 3-clause licence: whoever shows such frames names it, in the words of NOTICE.
+
+A maze is 4 x 4 rooms in a grid of 9 x 9 cells, with loops and no dead ends. Each quarter of it is
+a region with a wall, a floor and a ceiling of its own. A walker stands in the middle of a cell, turns
+to an open cell beside it, goes there, and picks the next: rarely the one that it came from.
+
+Here is what a maze and a walk are, by NumPy alone; doom_engine.py renders the frames.
+"""
+
+import functools
+import typing
+
+import numpy as np
+
+NOTICE = "Textures: Freedoom, copyright its contributors, BSD 3-clause licence (freedoom.github.io)."
+VERSION = "1"  # What is made changes with it.
+SPLITS = ("train", "val", "test")
+SIZES = {  # Videos and frames of each split.
+    "full": {"train": (1000, 200), "val": (50, 300), "test": (100, 500)},
+    "demo": {"train": (100, 100), "val": (20, 150), "test": (20, 200)},
+}
+ROOMS = 4  # in each direction
+GRID = 2 * ROOMS + 1
+UNITS = 128  # of the engine to a cell; a wall is as high.
+QUARTER = 1 << 14  # a quarter turn in the engine's whole numbers
+CELL_FRAMES, QUARTER_FRAMES = 6, 4  # that a cell and a quarter turn take, one more or less
+LOOPS = 0.2  # probability that a room gets a way more than it needs
+BACK = 0.05  # probability to go back where another way is open
+HALF_VIEW = 0.75  # tangent of half the angle that a frame spans
+RAYS = 128  # that are cast to see which walls a frame shows
+WAYS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # north, east, south, west: row and column
+
+# Of Freedoom's textures, walls that colour alone tells apart, and none that moves.
+WALLS = ("COMPBLUE", "REDWALL", "SKIN2", "BIGWALL", "GRAY1", "STONE2", "TANROCK2", "MARBLE1", "BRICK7",
+         "BRICK11", "ASHWALL2", "PANRED", "STARG1", "SILVER2", "MODWALL3", "SKSNAKE1")
+FLATS = ("FLOOR4_8", "FLAT8", "FLOOR0_7", "GRASS1", "FLAT14", "FLAT10", "FLOOR0_1", "CEIL5_1",
+         "FLAT5_3", "FLOOR5_1")
+
+
+class Maze(typing.NamedTuple):
+    """open: bool [9, 9], where one can walk. walls, floors, ceilings: int [4], of each region."""
+
+    open: np.ndarray
+    walls: np.ndarray
+    floors: np.ndarray
+    ceilings: np.ndarray
+
+
+class Walk(typing.NamedTuple):
+    """Where the walker is at each frame, in the engine's whole numbers.
+
+    place: int [T, 2], row and column in units, 128 to a cell.
+    angle: int [T], to the right from north, 65,536 to a full turn; not reduced to one turn.
+    """
+
+    place: np.ndarray
+    angle: np.ndarray
+
+
+def maze(split, index):
+    """The maze of a video: a function of the arguments alone."""
+    rng = np.random.default_rng([SPLITS.index(split), index, 0])
+    passages = np.zeros([GRID, GRID], bool)
+    passages[1::2, 1::2] = True
+    _carve(rng, passages)
+    for room in rng.permutation(ROOMS**2):  # Further ways make loops, and leave no dead end.
+        place = 2 * np.array(divmod(room, ROOMS)) + 1
+        closed = [way for way in WAYS if _inside(place + 2 * way) and not passages[*(place + way)]]
+        if len(_open_ways(passages, place)) == 1 or closed and rng.random() < LOOPS:
+            passages[*(place + closed[rng.integers(len(closed))])] = True
+    walls, flats = rng.permutation(len(WALLS))[:4], rng.permutation(len(FLATS))
+    return Maze(passages, walls, flats[:4], flats[4:8])
+
+
+def _carve(rng, passages):
+    """Opens passages until each room can be reached in one way from each other: a random tree."""
+    path = [2 * rng.integers(ROOMS, size=2) + 1]
+    seen = {tuple(path[0])}
+    while path:
+        ways = [way for way in WAYS
+                if _inside(path[-1] + 2 * way) and tuple(path[-1] + 2 * way) not in seen]
+        if not ways:
+            path.pop()
+            continue
+        way = ways[rng.integers(len(ways))]
+        passages[*(path[-1] + way)] = True
+        path.append(path[-1] + 2 * way)
+        seen.add(tuple(path[-1]))
+
+
+def _inside(place):
+    return bool(((place > 0) & (place < GRID - 1)).all())
+
+
+def _open_ways(passages, place):
+    """Directions, 0 to 3 from north to the right, in which the cell beside a place is open."""
+    return [way for way, step in enumerate(WAYS) if passages[*(place + step)]]
+
+
+def region(cell):
+    """The region of cells, int [..., 2]: 0 to 3, int [...]."""
+    lower, right = np.moveaxis(np.asarray(cell) > ROOMS, -1, 0)
+    return 2 * lower + right
+
+
+def walk(split, index, length):
+    """The walk through the maze of (split, index), a Walk of `length` frames.
+
+    A shorter walk is the beginning of the longer one.
+    """
+    passages = maze(split, index).open
+    rng = np.random.default_rng([SPLITS.index(split), index, 1])
+    cells = np.argwhere(passages)
+    cell = cells[rng.integers(len(cells))]
+    way = int(rng.choice(_open_ways(passages, cell)))
+    places, angles = [cell * UNITS + UNITS // 2], [way * QUARTER]
+    while len(places) < length:
+        places, angles = _go(rng, places, angles, WAYS[way])
+        cell = cell + WAYS[way]
+        turns = _next_turn(rng, _open_ways(passages, cell), way)
+        places, angles = _turn(rng, places, angles, turns)
+        way = (way + turns) % 4
+    return Walk(np.array(places[:length]), np.array(angles[:length]))
+
+
+def _next_turn(rng, ways, way):
+    """Quarter turns to the right, -2 to 2, to one of the open ways; back if only that is open."""
+    others = [other for other in ways if other != (way + 2) % 4]
+    if not others or len(ways) > 1 and rng.random() < BACK:
+        return int(rng.choice([-2, 2]))
+    return (int(rng.choice(others)) - way + 1) % 4 - 1
+
+
+def _go(rng, places, angles, step):
+    """Adds the frames on the way to the middle of the next cell."""
+    frames = CELL_FRAMES + rng.integers(-1, 2)
+    gone = np.rint(UNITS * np.arange(1, frames + 1) / frames).astype(int)
+    return places + [places[-1] + step * units for units in gone], angles + frames * angles[-1:]
+
+
+def _turn(rng, places, angles, turns):
+    """Adds the frames of some quarter turns on the spot."""
+    frames = abs(turns) * (QUARTER_FRAMES + rng.integers(-1, 2))
+    turned = np.rint(turns * QUARTER * np.arange(1, frames + 1) / max(1, frames)).astype(int)
+    return places + frames * places[-1:], angles + [angles[-1] + units for units in turned]
+
+
+def factors(split, index, length):
+    """What is known of a video besides its frames, a dict.
+
+    `actions` float32 [T, 2]: how far the walker turns to the right, in 22.5 degrees, and how far it
+        goes, in sixths of a cell. Row t is the action that is taken on seeing frame t.
+    `cell` int64 [T, 2]: row and column of the cell that it stands in.
+    `heading` float32 [T]: degrees to the right from north, 0 to 360.
+    `region` int64 [T]: the region of that cell, 0 to 3.
+    `wall` int64 [T]: which of WALLS the frame shows; -1 where it shows more than one.
+    """
+    place, angle = walk(split, index, length + 1)
+    heading = angle * (90 / QUARTER)
+    gone = np.linalg.norm(np.diff(place, axis=0), axis=1) / UNITS * CELL_FRAMES
+    turned = np.diff(angle) / QUARTER * QUARTER_FRAMES
+    cell = place[:length] // UNITS
+    return {
+        "actions": np.stack([turned, gone], 1).astype(np.float32),
+        "cell": cell,
+        "heading": np.float32(heading[:length] % 360),
+        "region": region(cell),
+        "wall": one_wall(maze(split, index), place[:length] / UNITS, heading[:length]),
+    }
+
+
+def one_wall(shown, places, headings):
+    """Which of WALLS frames show, int [T]; -1 where a frame shows more than one.
+
+    places: float [T, 2], row and column in cells. headings: float [T], degrees to the right from north.
+    """
+    seen = shown.walls[region(_cast(shown.open, places, headings))]
+    return np.where((seen == seen[:, :1]).all(1), seen[:, 0], -1)
+
+
+def _cast(passages, places, headings):
+    """Casts rays through the width of a frame. Returns the cells in front of the walls: [T, RAYS, 2].
+
+    A ray crosses lines between cells: of those crossings that lead into a wall, the first counts.
+    """
+    across = HALF_VIEW * (np.arange(RAYS) + 0.5 - RAYS / 2) / (RAYS / 2)
+    angles = np.radians(headings)[:, None] + np.arctan(across)
+    rays = np.stack([-np.cos(angles), np.sin(angles)], -1)
+    rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
+    nearest = np.full(angles.shape, np.inf)
+    found = np.zeros([*angles.shape, 2], int)
+    for axis in (0, 1):
+        for line in range(1, GRID):
+            distance = (line - places[:, None, axis]) / rays[..., axis]
+            crossing = places[:, None] + distance[..., None] * rays
+            forward = rays[..., axis] > 0
+            cells = np.floor(crossing.clip(0, GRID - 1)).astype(int)
+            before, behind = cells.copy(), cells
+            before[..., axis] = line - forward
+            behind[..., axis] = line - ~forward
+            hits = ((distance > 0) & (distance < nearest) & passages[*np.moveaxis(before, -1, 0)]
+                    & ~passages[*np.moveaxis(behind, -1, 0)])
+            nearest = np.where(hits, distance, nearest)
+            found = np.where(hits[..., None], before, found)
+    return found
+
+
+@functools.cache
+def _shares(size, reduced):
+    """How much of each of `size` pixels is in each of fewer, float32 [reduced, size]; the sum of a row.
+
+    These are whole numbers, so that a mean by area is exact, and the same on every machine.
+    """
+    unit = np.lcm(size, reduced) // size  # into which a pixel is divided
+    rows = np.repeat(np.eye(size, dtype=np.float32), unit, 0).reshape(reduced, -1, size).sum(1)
+    return rows, int(rows[0].sum())
+
+
+def reduce(frame, size):
+    """The square in the middle of a frame, uint8 [H, W, 3], reduced by area: uint8 [size, size, 3]."""
+    height, width, _ = frame.shape
+    left = (width - height) // 2
+    shares, total = _shares(height, size)
+    square = frame[:, left : left + height].astype(np.float32).transpose(2, 0, 1)
+    sums = (shares @ square @ shares.T).astype(np.int64)
+    return ((sums + total**2 // 2) // total**2).astype(np.uint8).transpose(1, 2, 0)

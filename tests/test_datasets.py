@@ -341,16 +341,17 @@ def test_actions_belong_to_their_frames(hosted, tmp_path, capfd):
     assert batch["actions"].shape == (6, 6, 3) and batch["actions"].dtype == np.float32
     videos = list(frames["train"].values())
     for video, actions in zip(batch["video"], batch["actions"], strict=True):
-        number, start = int(actions[0, 0]), int(actions[0, 1])
-        np.testing.assert_array_equal(actions[:, 1], np.arange(start, start + 6))
+        number, start = int(actions[1, 0]), int(actions[1, 1])  # Row 1 led from the first frame on.
+        np.testing.assert_array_equal(actions[1:, 1], np.arange(start, start + 5))
+        assert not actions[0].any()
         truth = videos[number][start : start + 6]
         assert np.abs(truth.astype(float) - video).mean() < 6
     batch = sequences.batch(1, 1)
-    np.testing.assert_array_equal(batch["actions"][0, :, 1], np.arange(24))
+    np.testing.assert_array_equal(batch["actions"][0, :, 1], [0, *range(23)])
 
     skipping = data_loader.Clips(config.replace(frame_skip=2))
     np.testing.assert_array_equal(
-        skipping.batch(0)["actions"][0, :, 1], [0, 1 + 2, 3 + 4, 5 + 6, 7 + 8, 9 + 10])
+        skipping.batch(0)["actions"][0, :, 1], [0, 0 + 1, 2 + 3, 4 + 5, 6 + 7, 8 + 9])
 
 
 def test_frames_without_actions_do_not_need_the_metadata(hosted, tmp_path):
@@ -378,7 +379,7 @@ def test_other_actions_than_the_frames_records_are_built_anew_with_the_frames(ea
     frames = twins.archive("minerl", earlier / "data" / "x.zip")
     batch = data_loader.Clips(config.replace(actions=True)).batch(0)
     for video, actions in zip(batch["video"], batch["actions"], strict=True):
-        truth = list(frames["train"].values())[int(actions[0, 0])]
+        truth = list(frames["train"].values())[int(actions[1, 0])]
         assert np.abs(truth.astype(float) - video).mean() < 6
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import types
 import typing
+import unicodedata
 
 import yaml
 
@@ -235,6 +236,10 @@ def _spelled(value):
     return "x".join(map(str, value)) if isinstance(value, list) else value
 
 
+def _has_control_characters(text):
+    return any(unicodedata.category(letter) == "Cc" for letter in text)
+
+
 def _type_name(annotation):
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
@@ -285,8 +290,9 @@ def _checked(field, value):
         raise UserError(f"{field.name}: {show(value)} is not {_type_name(annotation)} "
                         f"(default: {field.default!r}){quotes}")
     value = converted[0]
-    if isinstance(value, str) and not (value.strip() and value.isprintable()):
-        raise UserError(f"{field.name}: {show(value)} is empty or holds what cannot be printed")
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and (not item.strip() or _has_control_characters(item)):
+            raise UserError(f"{field.name}: {show(item)} is empty or holds a control character")
     choices = limits.get("choices")
     if choices and not isinstance(value, bool) and value not in choices:
         near = nearest(value, choices) if isinstance(value, str) else min(
@@ -316,10 +322,10 @@ def check_use_obs(use_obs, levels):
     """Returns a tuple of one bool per level, from the bottom; raises UserError where there is none."""
     if isinstance(use_obs, bool):
         return (use_obs,) * levels
-    if set(use_obs) - set("TF") or len(use_obs) != levels:
+    if set(use_obs.upper()) - set("TF") or len(use_obs) != levels:
         raise UserError(f"use_obs: {show(use_obs)} is not true, false, or {levels} letters T or F, "
                         f"one per level from the bottom (such as {'T' * (levels - 1) + 'F'})")
-    return tuple(letter == "T" for letter in use_obs)
+    return tuple(letter == "T" for letter in use_obs.upper())
 
 
 def check_open_loop(context, seq_len, stride, length_key="seq_len"):
@@ -354,9 +360,14 @@ def load_config(path, overrides=None):
 
 
 def rename_keys(values):
-    """The values of a config of the release, or of one of ours, by our keys; ours win."""
+    """The values of a config of the release, or of one of ours, by our keys; ours win.
+
+    The release's configs have null for a folder that a flag is to name: that key counts as not given.
+    """
     renamed = {ORIGINAL_KEYS[key]: value for key, value in values.items() if ORIGINAL_KEYS.get(key)}
-    return renamed | {key: value for key, value in values.items() if key not in ORIGINAL_KEYS}
+    renamed |= {key: value for key, value in values.items() if key not in ORIGINAL_KEYS}
+    folders = set(ORIGINAL_KEYS.values())
+    return {key: value for key, value in renamed.items() if value is not None or key not in folders}
 
 
 def read_yaml(path):

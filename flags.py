@@ -79,7 +79,7 @@ EVALUATION_FLAGS = {
     "use_obs": dict(
         metavar="V", help="which levels observe the context: true, false, or T/F per level from the "
                           "bottom, such as TTF (default: the config's)"),
-    "num_examples": dict(min=1, help="test videos (default: all of them, 100 at most)"),
+    "num_examples": dict(min=1, help="test videos, or all where there are fewer (default: 100)"),
     "num_samples": dict(min=1, default=1, help="predictions of each video (default: 1)"),
     "batch_size": dict(
         min=1, default=16, help="sequences predicted at once; decides speed, not results (default: 16)"),
@@ -134,11 +134,8 @@ def evaluated_config(config, flags):
 
 
 def num_examples(wanted, available):
-    """How many test videos are used: as many as wanted, by default all, but 100 at most.
-
-    Raises UserError where there are not so many.
-    """
+    """How many test videos are used: as many as wanted, by default 100; all, where there are fewer."""
     if wanted and wanted > available:
-        raise UserError(f"num_examples: {wanted} is more than the {available} test videos that are "
-                        f"long enough; nearest: {available}")
-    return wanted or min(100, available)
+        print(f"num_examples: {wanted} is more than the {available} test videos that are long enough; "
+              f"all of them are used.")
+    return min(wanted or 100, available)

@@ -1,5 +1,8 @@
 """The run directory: its config, checkpoints and logs."""
 
+import startup  # noqa: F401
+
+# isort: split
 import contextlib
 import dataclasses
 import errno

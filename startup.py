@@ -1,7 +1,8 @@
-"""Imports TensorFlow without what it says of itself at every start. Scripts import this first.
+"""Imports TensorFlow, set up as the model needs it. Scripts, and runs.py, import this first.
 
-GPU memory is taken as it is needed, so that others fit beside us; and where an NVIDIA GPU cannot be
-used, TensorFlow's reason is said.
+TensorFlow does not say of itself what it says at every start. Settings of Keras and matplotlib that the
+project cannot work with are overridden, in a line each. GPU memory is taken as it is needed, so that
+other processes find room; and where an NVIDIA GPU cannot be used, TensorFlow's reason is said.
 """
 
 import contextlib
@@ -39,6 +40,51 @@ def _only_problems():
                     sys.stderr.write(line)
 
 
+def _say(line):
+    print(line, file=sys.stderr)
+
+
+def _override_environment():
+    """Sets the variables by which TensorFlow chooses Keras. It reads them once, as it is imported."""
+    for name, ours, needs in [("TF_USE_LEGACY_KERAS", "0", "Keras 3"),
+                              ("KERAS_BACKEND", "tensorflow", "Keras on TensorFlow")]:
+        theirs = os.environ.get(name, "")
+        if theirs.lower() not in ("", "false", ours):
+            _say(f"{name}={theirs} is overridden: the model needs {needs}.")
+        os.environ[name] = ours
+
+
+def _override_keras_settings():
+    """Sets what a keras.json in the user's folder may have set otherwise.
+
+    Raises ImportError where another Keras than the model needs was imported before.
+    """
+    keras = tf.keras
+    if not getattr(keras, "__version__", "").startswith("3.") or keras.config.backend() != "tensorflow":
+        raise ImportError("Keras was imported before, and not as Keras 3 on TensorFlow, which the model "
+                          "needs. Start Python anew, and import startup first.")
+    for name, ours in [("floatx", "float32"), ("image_data_format", "channels_last")]:
+        theirs = getattr(keras.config, name)()
+        if theirs != ours:
+            _say(f"Keras's {name} {theirs}, as of keras.json, is overridden: the model needs {ours}.")
+            getattr(keras.config, f"set_{name}")(ours)
+    keras.config.set_dtype_policy("float32")
+
+
+def _import_matplotlib():
+    """Imports matplotlib, whichever backend a notebook has named for the processes that it starts."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    import matplotlib
+
+    if backend:
+        try:
+            matplotlib.rcParams["backend"] = backend
+            os.environ["MPLBACKEND"] = backend
+        except ValueError:
+            _say(f"MPLBACKEND={backend} is overridden: matplotlib has no such backend here. Pictures "
+                 "are written to files as ever.")
+
+
 def _why_no_gpu():
     """What a TensorFlow that is not silenced says of GPUs and CUDA, as lines."""
     said = subprocess.run(
@@ -48,9 +94,12 @@ def _why_no_gpu():
     return list(dict.fromkeys(found))
 
 
+_override_environment()
+_import_matplotlib()
 with _only_problems():
     import tensorflow as tf
 
+    _override_keras_settings()
     gpus = tf.config.list_physical_devices("GPU")  # looks for a GPU, and says so
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)

@@ -36,6 +36,8 @@ def run_script(main):
     Exit codes: 2 for bad input; 1 for a full disk, no memory, a closed pipe and the like. After a
     signal the process ends by that signal, so that a shell's loop over runs ends too.
     """
+    with contextlib.suppress(AttributeError):  # A stream that stands in for it may lack the method.
+        sys.stdout.reconfigure(errors="backslashreplace")  # File names may be no text.
     handlers = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGHUP)
                 if signal.getsignal(number) != signal.SIG_IGN}
     try:
@@ -105,6 +107,13 @@ def _tensorflow_error():
     """The class of TensorFlow's errors, in a tuple that is empty before TensorFlow is imported."""
     tensorflow = sys.modules.get("tensorflow")
     return (tensorflow.errors.OpError,) if tensorflow else ()
+
+
+def cores():
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux alone
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _script():

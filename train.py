@@ -42,6 +42,7 @@ from logger import Logger
 # What the seeds of validation are folded with, apart from any level's number.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
 GIF_EXAMPLES, GIF_PREDICTED = 4, 100
+FEW_CLIPS = 100
 SHORTEST_INTERVAL = 50  # steps between two validations of a short run
 SIGNALS_EVERY = 10  # steps after which several workers ask each other for a signal
 
@@ -76,7 +77,7 @@ def run(config, devices, clips, validation_data, total, say):
     if start >= total:
         say(f"Trained for {start} steps already; raise num_epochs or max_steps to go on.")
         return
-    say(f"{clips.num_clips} clips; from step {start} to {total}")
+    say(f"{clips.num_clips:,} clips; from step {start} to {total}. {seen_text(config, clips, total)}")
     say(distribution.devices_text(devices, model))
     if validation_data.split != "val":
         say("The data has no split val: validation uses the test videos, as the authors' code does, and "
@@ -95,6 +96,15 @@ def run(config, devices, clips, validation_data, total, say):
             f"The same command goes on from there.")
         raise tools.Stopped(stopped)
     say(f"Trained for {total} steps. To evaluate: python3 eval.py --model-dir={config.run_dir}")
+
+
+def seen_text(config, clips, total):
+    """How often each clip is seen in `total` steps, and whether there are few of them."""
+    times = total * config.batch_size / clips.num_clips
+    few = (f" {clips.num_clips} clips are few: the model will know them by heart; {FEW_CLIPS} or more "
+           f"are better.") if clips.num_clips < FEW_CLIPS else ""
+    return f"Each clip is seen {times:,.0f} times.{few}" if times >= 2 else (
+        f"Each clip is seen {times:.1f} times.{few}")
 
 
 def with_intervals_for(total, config, given, say):

@@ -1,14 +1,17 @@
 """A trained model for NumPy videos: predict, reconstruct, encode_states, surprise. See runs.load."""
 
 import functools
+import os
 
 import numpy as np
 import tensorflow as tf
 
+import data_loader
 import startup
 from cells import fold_in
 from cwvae import last_state, state_vector
 from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos, to_uint8
+from tools import UserError
 
 OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
 
@@ -31,13 +34,18 @@ class VideoModel:
         self._rollout = tf.function(model.rollout, **compiled)
         self._decode = tf.function(model.decoder, **compiled)
         self._surprise = tf.function(self._nats_of_frames, **compiled)
+        self._compiled_predictor = functools.lru_cache(maxsize=8)(self._make_predictor)
 
     def predict(self, video, frames, samples=1, seed=0, actions=None):
         """Continues a video open-loop: [samples, frames, S, S, C], or [B, samples, frames, S, S, C].
 
         All of the video is observed; its length is a multiple of the top level's frames per tick.
+        video may be the path of a video file too, of any kind and size that training reads. Its frames
+        are cropped, resized and skipped as in training, and its last ones are observed, as many as are
+        such a multiple. imageio.mimwrite("future.mp4", future[0], fps=20) writes a sample as mp4.
         actions: of the video and of the frames to come, [T + frames, A]; the last one is not used.
         """
+        video = self._read(video)
         videos, single = self._videos(video)
         context, stride = videos.shape[1], self.config.strides[-1]
         if context % stride:
@@ -115,8 +123,7 @@ class VideoModel:
         predictor.seed = seed
         return predictor
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _compiled_predictor(self, context, frames, samples):
+    def _make_predictor(self, context, frames, samples):
         config = self.config.replace(open_loop_ctx=context, eval_seq_len=context + frames)
         return Predictor(config, self.model, samples, seed=0)
 
@@ -127,6 +134,19 @@ class VideoModel:
             tf.clip_by_value(self._decode(flat[start:start + DECODED_AT_ONCE]), 0.0, 1.0)
             for start in range(0, len(flat), DECODED_AT_ONCE)])
         return frames.reshape(*states.shape[:-1], *frames.shape[1:])
+
+    def _read(self, video):
+        """The frames of a video file, as training crops and resizes them; an array as it is."""
+        if not isinstance(video, str | os.PathLike):
+            return video
+        try:
+            found = data_loader.read_file(self.config, os.fspath(video))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if len(found) > 1:
+            raise ValueError(f"{video} holds {len(found)} videos; give one of them as an array")
+        frames, stride = found[0], self.config.strides[-1]
+        return frames[len(frames) % stride:] if len(frames) >= stride else frames
 
     def _videos(self, video):
         """Checks a video. Returns it as [B, T, S, S, C], and whether it is a single one."""

@@ -339,7 +339,6 @@ def test_one_sample_one_example_no_grids_other_levels(run_dir, tmp_path, monkeyp
     (["--seq-len", "4"], "leaves nothing to predict"),
     (["--seq-len", "301"], "301"),
     (["--use-obs", "TTF"], "use_obs: 'TTF'"),
-    (["--num-examples", "10000"], "num_examples: 10000 is more than"),
     (["--num-samples", "0"], "num_samples: 0 is out of range"),
     (["--samples", "3"], "unknown argument --samples; nearest: --num-samples"),
     (["--model-dir", "/nowhere"], "/nowhere is no directory"),

@@ -8,6 +8,7 @@ from conftest import ROOT
 
 import eval as evaluation
 import metrics
+from flags import num_examples
 
 SCRIPTS = {
     "train.py": ["--config", "configs/demo.yml"], "eval.py": ["--model-dir", "."],
@@ -39,3 +40,11 @@ def test_flags_are_read_before_tensorflow_is_imported(script, flags):
 def test_a_metric_that_needs_a_network_has_a_flag_for_it():
     assert {name: metric.networks for name, metric in metrics.METRICS.items() if metric.networks} == {
         "lpips": evaluation.LPIPS}
+
+
+def test_all_videos_are_used_where_there_are_fewer_than_wanted(capsys):
+    assert [num_examples(*pair) for pair in [(None, 7), (None, 200), (7, 7), (150, 200)]] == [
+        7, 100, 7, 150]
+    assert not capsys.readouterr().out
+    assert num_examples(100, 7) == 7
+    assert "100 is more than the 7 test videos" in capsys.readouterr().out

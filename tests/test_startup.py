@@ -1,5 +1,7 @@
 """What the scripts' first import says, and what not."""
 
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -11,11 +13,12 @@ import startup
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def import_startup(first, code=0):
+def import_startup(first, code=0, then="", **environment):
     """Imports startup in a new process, after some statements. Returns its standard error."""
-    process = subprocess.run([sys.executable, "-c", f"{first}\nimport startup"], cwd=ROOT, text=True,
-                             capture_output=True)
-    assert process.returncode == code and not process.stdout
+    process = subprocess.run(
+        [sys.executable, "-c", f"{first}\nimport startup\n{then}"], cwd=ROOT, text=True,
+        capture_output=True, env=os.environ | environment)
+    assert process.returncode == code and not process.stdout, process.stderr
     return process.stderr
 
 
@@ -45,3 +48,46 @@ def test_it_is_said_where_there_is_one():
     assert "an NVIDIA GPU is here, but TensorFlow does not use it:\n  " in said
     assert "cuda" in said.lower() and "oneDNN" not in said
     assert not import_startup("pass")
+
+
+def test_surroundings_that_the_model_cannot_work_in_are_overridden(tmp_path):
+    """As a notebook's child process finds them, and where Keras is set up for something else."""
+    (tmp_path / "keras.json").write_text(json.dumps(
+        {"floatx": "float64", "image_data_format": "channels_first", "backend": "jax"}))
+    then = """
+import tensorflow as tf, matplotlib.figure, cells
+assert tf.keras.__version__.startswith("3.") and tf.keras.config.backend() == "tensorflow"
+assert tf.keras.layers.Dense(3).dtype == tf.keras.config.floatx() == "float32"
+assert tf.keras.layers.Conv2D(3, 4).data_format == "channels_last"
+import os
+assert "MPLBACKEND" not in os.environ and os.environ["TF_USE_LEGACY_KERAS"] == "0"
+"""
+    backend = "module://matplotlib_inline.backend_inline"
+    lines = import_startup(
+        "", then=then, KERAS_HOME=str(tmp_path), TF_USE_LEGACY_KERAS="1", KERAS_BACKEND="jax",
+        MPLBACKEND=backend).splitlines()
+    assert len(lines) == 5 and all("is overridden" in line for line in lines)
+    for said, line in zip(["TF_USE_LEGACY_KERAS=1", "KERAS_BACKEND=jax", f"MPLBACKEND={backend}",
+                           "floatx float64", "image_data_format channels_first"], lines, strict=True):
+        assert said in line
+
+
+def test_a_backend_that_is_there_stays():
+    then = "import matplotlib, os; assert matplotlib.rcParams['backend'] == os.environ['MPLBACKEND']"
+    assert not import_startup("", then=then, MPLBACKEND="svg")
+
+
+def test_a_keras_that_was_imported_before_is_refused_in_a_line():
+    said = import_startup("import tensorflow as tf; tf.keras.layers", code=1, TF_USE_LEGACY_KERAS="1")
+    assert said.splitlines()[-1].startswith("ImportError: Keras was imported before")
+
+
+def test_calls_that_linux_alone_has_are_not_needed():
+    first = "import os; del os.sched_getaffinity; import sys; sys.argv = ['a.py']"
+    then = "import train, analyze, plot, bench, data_loader, tools; __import__('eval')\n"
+    then += "assert tools.cores() == os.cpu_count()"
+    assert not import_startup(first, then=then)
+
+
+def test_runs_sets_tensorflow_up_as_scripts_do():
+    assert "KERAS_BACKEND=jax is overridden" in import_startup("import runs", KERAS_BACKEND="jax")

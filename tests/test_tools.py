@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import tools
-from config import Config, load_config
+from config import Config, check_use_obs, load_config
 from flags import parse_train_flags
 from tools import UserError
 
@@ -63,6 +63,27 @@ def test_a_name_that_is_spelled_is_cut_to_what_a_folder_may_have():
     assert len(name(1.0)) == len(name(2.0)) == 255 and name(1.0) != name(2.0)
 
 
+@pytest.mark.parametrize("letter", ["\u202f", "\xa0", "\u200d", "\ue000", "\udcff", "é"])
+def test_paths_may_hold_any_letter_that_is_no_control_character(letter, tmp_path):
+    """Such as the narrow spaces in names of screen recordings, and bytes that are no UTF-8."""
+    config = Config(dataset="mmnist", log_root=f"a{letter}b", data_root=f"{letter}c")
+    config.save(tmp_path / "config.yml")
+    assert load_config(tmp_path / "config.yml") == config
+
+
+def test_use_obs_is_read_in_small_letters_too():
+    assert check_use_obs("ttf", 3) == check_use_obs("TTF", 3) == (True, True, False)
+    assert Config(dataset="mmnist", use_obs="tft").use_obs == "tft"
+
+
+def test_a_folder_that_the_authors_leave_to_a_flag_counts_as_not_given(tmp_path):
+    """As in their configs/minerl.yml."""
+    (tmp_path / "a.yml").write_text("dataset: minerl\nchannels: 3\ndatadir: null\nlogdir: null")
+    flags = ["--config", str(tmp_path / "a.yml"), "--data-root", "here"]
+    config = load_config(*parse_train_flags(flags))
+    assert (config.data_root, config.log_root) == ("here", "logs")
+
+
 def test_strides_are_products_of_factors():
     assert Config(dataset="mmnist").strides == [1, 6, 36]
     assert Config(dataset="mmnist", tmp_abs_factor=[4, 3], open_loop_ctx=12).strides == [1, 4, 12]
@@ -97,7 +118,8 @@ def test_strides_are_products_of_factors():
     (dict(name=".."), "cannot name a folder"),
     (dict(name="ä" * 128), "at most 255 bytes"),
     (dict(data_root=""), "data_root: '' is empty"),
-    (dict(log_root="a\nb"), "what cannot be printed"),
+    (dict(log_root="a\nb"), "log_root: 'a\\nb' is empty or holds a control character"),
+    (dict(name="a\x7f"), "holds a control character"),
     (dict(log_root=20240101), "stands in quotes"),
     (dict(log_root=datetime.date(2024, 1, 1)), "log_root: datetime.date(2024, 1, 1) is not a word"),
     (dict(batch_size=10**400), "batch_size: 1000000000000000000000000000000000000000...0000"),
@@ -246,3 +268,9 @@ def test_a_directory_appears_where_there_are_no_locks_too(tmp_path, monkeypatch)
     with tools.directory_atomically(str(tmp_path / "out")) as part:
         (pathlib.Path(part) / "file").touch()
     assert os.listdir(tmp_path / "out") == ["file"]
+
+
+def test_a_file_name_that_is_no_text_is_printed(monkeypatch):
+    with open(os.devnull, "w", encoding="utf-8", errors="strict") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        tools.run_script(lambda: print("caf\udce9.mp4"))

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -205,6 +206,19 @@ def test_intervals_fit_a_short_run_but_those_that_were_given():
     assert intervals(600, "save_gifs_every", "lr") == (60, 1000, 60) and len(said) == 3
     assert intervals(600, "save_gifs_every", "save_scalars_every", "save_model_every") == (
         1000, 1000, 1000) and len(said) == 3
+
+
+def test_the_start_says_how_often_clips_are_seen_and_that_few_are_few():
+    config = Config(dataset="mmnist", batch_size=16)
+
+    def said(clips, total):
+        return train.seen_text(config, types.SimpleNamespace(num_clips=clips), total)
+
+    assert said(2, 20_000) == (
+        "Each clip is seen 160,000 times. 2 clips are few: the model will know them by heart; 100 or "
+        "more are better.")
+    assert said(100, 20_000) == "Each clip is seen 3,200 times."
+    assert said(64_000, 1000) == "Each clip is seen 0.2 times."
 
 
 def test_what_is_due_after_a_step():

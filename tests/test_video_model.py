@@ -1,13 +1,17 @@
 """A model for NumPy videos: the same numbers as evaluation and training have, and errors that help."""
 
+import gc
 import pathlib
 import re
+import weakref
 
+import imageio
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
 
+import data_loader
 import runs
 import tools
 import video_model
@@ -153,3 +157,36 @@ def test_actions_that_are_no_numbers_are_refused(bad, run_dir, tmp_path, video):
     model = video_model.VideoModel(Config(**values), CWVAE(Config(**values), 3))
     with pytest.raises(ValueError, match="not finite"):
         model.predict(video[0, :4], 2, actions=np.full([6, 3], bad))
+
+
+def test_a_path_is_read_as_training_reads_it(model, run_dir, tmp_path):
+    """Cropped and resized; the last frames are observed, as many as fill ticks of the top level."""
+    film = np.random.default_rng(0).integers(0, 256, [7, 80, 128, 3], np.uint8)
+    np.save(tmp_path / "film.npy", film)
+    (seen,) = data_loader.read_file(model.config, str(tmp_path / "film.npy"))
+    assert seen.shape == (7, 64, 64, 1)
+    future = model.predict(tmp_path / "film.npy", 3, samples=2)
+    np.testing.assert_array_equal(future, model.predict(np.array(seen[1:]), 3, samples=2))
+    skipping = runs.VideoModel(model.config.replace(frame_skip=2), model.model)
+    np.testing.assert_array_equal(
+        skipping.predict(str(tmp_path / "film.npy"), 3), skipping.predict(np.array(seen[::2]), 3))
+    for wrong in ("nowhere.mp4", str(tmp_path), __file__):
+        with pytest.raises(ValueError, match="neither a folder nor a video file"):
+            model.predict(wrong, 3)
+
+
+def test_the_docstrings_line_writes_a_film(model, video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"imageio\.mimwrite\(.*?\)", video_model.VideoModel.predict.__doc__)
+    future = model.predict(video[0, :4], 5)
+    exec(line, {"imageio": imageio, "future": future})
+    assert np.shape(imageio.mimread(tmp_path / "future.mp4"))[:3] == (5, 64, 64)
+
+
+def test_a_model_that_is_deleted_is_gone(model, video):
+    loaded = runs.VideoModel(model.config, model.model)
+    loaded.predict(video[0, :4], 2)
+    gone = weakref.ref(loaded)
+    del loaded
+    gc.collect()
+    assert gone() is None

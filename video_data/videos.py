@@ -30,7 +30,7 @@ import numpy as np
 import scipy.sparse
 from PIL import Image, ImageOps
 
-from tools import DISK_FULL
+from tools import DISK_FULL, cores
 
 ENCODED = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
            ".3gp", ".gif", ".apng", ".webp")
@@ -45,7 +45,7 @@ BLOCK = 2**20  # Pixels that are converted at a time: 13 MB of floats in colour.
 LOSSES = ("File ended prematurely", "LZW decode failed")
 TRANSPARENT = re.compile("rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8")
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 # What the readers raise on files that are not what they seem.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, SyntaxError, RuntimeError, struct.error,
               zlib.error, zipfile.BadZipFile, Image.DecompressionBombError)

@@ -56,14 +56,16 @@ import tqdm
 from matplotlib.figure import Figure
 
 import data_loader
+import intervals
 import metrics
 import pictures
 import runs
 from cells import State, fold_in
 from config import load_config
 from cwvae import CWVAE, last_state
-from metrics import cell, markdown
-from predictor import Predictor, during, even_batches, noise_of_videos, not_finite, to_uint8
+from pixels import to_uint8
+from predictor import Predictor, even_batches, factors_of, noise_of_videos, not_finite
+from tables import estimate_text, markdown
 
 CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
 DREAM_FPS = 25
@@ -161,7 +163,7 @@ def dream_frames(config, model, batch, flags):
         latents, states = model.imagine(states, chunk, noise, actions)
         frames = model.decoder(latents)[0]
         finite = tf.reduce_all(tf.math.is_finite(frames))
-        return states, to_uint8(tf.clip_by_value(frames, 0.0, 1.0)), finite
+        return states, to_uint8(frames), finite
 
     yield from pictures.bordered(video[0], context, scale=1, border=2)
     states = model.observe_context(
@@ -217,7 +219,7 @@ def level_data(config, flags):
 
 def levels(config, model, data, flags, settings, out):
     """Predicts the same videos with the same noise under every intervention; a figure and a table."""
-    scored = metrics.chosen(factors="label" in data.batch(0, 1))
+    scored = metrics.chosen(factors=factors_of(data.batch(0, 1)))
     predictor = Predictor(config, model, flags.num_samples, flags.seed, scored)
     shown = [metric for metric in scored if metric.headline]
     batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
@@ -225,15 +227,16 @@ def levels(config, model, data, flags, settings, out):
     with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
         for first, size in batches:
             batch = data.batch(first, size)
-            unseen = during(batch, slice(config.open_loop_ctx, None))
             for key, _, use_obs, reset in interventions(model):
                 states = predictor.observe(batch, first, use_obs).states
                 if reset is not None:
                     states = [State(*map(tf.zeros_like, state)) if level == reset else state
                               for level, state in enumerate(states)]
-                _, scores = predictor.decode(predictor.imagine(states, batch, first), unseen, first)
+                _, scores = predictor.decode(
+                    predictor.imagine(states, batch, first), batch, predictor.after_context, first)
                 for metric in shown:
-                    values.setdefault(f"{metric.name}__{key}", []).append(scores[metric.name].mean(1))
+                    values.setdefault(f"{metric.name}__{key}", []).append(
+                        intervals.defined_mean(scores[metric.name], 1))
             bar.update(size)
     values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, F]
     done = interventions(model)
@@ -264,8 +267,8 @@ def drops(shown, values, done, soon):
         row = {"intervention": key, "label": label, "use_obs": use_obs, "reset_level": reset}
         for metric in shown:
             change = drop(metric, values, key)
-            row[f"{metric.name}_drop_first_{soon}"] = metrics.mean_and_interval(change[:, :soon].mean(1))
-            row[f"{metric.name}_drop"] = metrics.mean_and_interval(change.mean(1))
+            for name, span in [(f"_drop_first_{soon}", change[:, :soon]), ("_drop", change)]:
+                row[metric.name + name] = intervals.estimate(intervals.defined_mean(span, 1))
         rows.append(row)
     return rows
 
@@ -279,15 +282,16 @@ def drops_table(shown, rows, values, config, flags):
     for row in rows:
         what = "frames hidden from" if row["reset_level"] is None else "state reset of"
         lines.append([f"{what} {row['label']}", *(
-            cell(row[metric.name + span], metric.decimals) for metric in shown for span in spans)])
+            estimate_text(row[metric.name + span], metric.decimals)
+            for metric in shown for span in spans)])
     examples, frames = values[f"{shown[0].name}__full"].shape
-    full = ", ".join(f"{metric.axis} {values[f'{metric.name}__full'].mean():.{metric.decimals}f}"
+    full = ", ".join(f"{metric.axis} {np.nanmean(values[f'{metric.name}__full']):.{metric.decimals}f}"
                      for metric in shown)
     return (f"{markdown(lines)}\n"
             f"The full model has {full}: means over the {frames} frames after a context of "
             f"{config.open_loop_ctx}. Examples: {examples}; samples of each: {flags.num_samples}. The "
             f"rows are means of how much worse predictions are than its own, of the same examples with "
-            f"the same noise; in brackets the 95% bootstrap interval over the examples.\n")
+            f"the same noise; in brackets the 95% interval over the examples.\n")
 
 
 def drop_label(metric):
@@ -309,10 +313,10 @@ def save_drops(stem, shown, values, done, context):
                     change = drop(metric, values, key)
                     frames = np.arange(context + 1, context + 1 + change.shape[1])
                     color = pictures.COLORS[index % len(pictures.COLORS)]
-                    axes.fill_between(frames, *metrics.bootstrap_interval(change), color=color,
+                    axes.fill_between(frames, *intervals.interval(change[None]), color=color,
                                       alpha=0.15, linewidth=0)
-                    axes.plot(frames, change.mean(0), color=color, linestyle=LINES[index % len(LINES)],
-                              linewidth=1.3, label=label)
+                    axes.plot(frames, intervals.defined_mean(change, 0), color=color, label=label,
+                              linestyle=LINES[index % len(LINES)], linewidth=1.3)
                 axes.axhline(0, color="0.4", linewidth=0.6)
                 if column == 0:
                     axes.set_ylabel(drop_label(metric))
@@ -389,7 +393,7 @@ def information(config, model, data, flags, settings, out):
     np.savez_compressed(os.path.join(out, "information.npz"), **values, frame_skips=data.skips)
     settings |= {"num_examples": flags.num_examples, "seq_len": data.seq_len}
     rows = [{"quantity": name, "level": level, "frame_skip": skip,
-             **metrics.mean_and_interval(values[name][:, level, index])}
+             **intervals.estimate(values[name][:, level, index])}
             for name in QUANTITIES for level in range(config.levels)
             for index, skip in enumerate(data.skips)]
     tools.save_json(os.path.join(out, "summary.json"), {
@@ -433,11 +437,11 @@ def information_table(values, data, config):
     for name, label in QUANTITIES.items():
         for level in range(config.levels):
             lines.append([label, f"{level}", *(
-                cell(metrics.mean_and_interval(values[name][:, level, index]), 3)
+                estimate_text(intervals.estimate(values[name][:, level, index]), 3)
                 for index in range(len(data.skips)))])
     return (f"{markdown(lines)}\n"
             f"Means over {len(values['kl'])} examples of {data.seq_len} frames; in brackets the 95% "
-            f"bootstrap interval over the examples. Level 0 is at the bottom; the levels tick every "
+            f"interval over the examples. Level 0 is at the bottom; the levels tick every "
             f"{', '.join(map(str, config.strides))} frames. Entropies of continuous states are "
             f"differential, and may be negative.\n")
 
@@ -451,7 +455,7 @@ def save_information(stem, values, skips, strides):
                 shown = values[name][:, level]
                 look = dict(color=pictures.COLORS[level % len(pictures.COLORS)], linewidth=1.3,
                             linestyle=LINES[level % len(LINES)])
-                low, high = metrics.bootstrap_interval(shown)
+                low, high = intervals.interval(shown[None])
                 axes.vlines(skips, low, high, color=look["color"], linewidth=1)
                 ticks = f"every {stride} frames" if stride > 1 else "every frame"
                 axes.plot(skips, shown.mean(0), marker=MARKERS[level % len(MARKERS)], markersize=4,

@@ -11,6 +11,7 @@ import kernels
 from cells import CELLS, State, fold_in
 from cnns import Decoder, Encoder, name_layers
 from config import check_use_obs, nearest, show
+from pixels import to_float
 from tools import UserError
 
 # A video, float [B, T, S, S, C], and the Level of each level that it was observed with.
@@ -287,11 +288,6 @@ def parameters_text(model):
     """The trainable parameters, of all and of each part."""
     parts = ", ".join(f"{name} {part.count_params():,}" for name, part in model.parts.items())
     return f"Parameters: {model.count_params():,} ({parts})"
-
-
-def to_float(video):
-    """uint8 video to float32 in [0, 1]; float video as it is."""
-    return tf.cast(video, tf.float32) / 255 if video.dtype == tf.uint8 else video
 
 
 def state_vector(level):

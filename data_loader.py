@@ -27,7 +27,7 @@ from config import load_config
 from flags import Parser
 from tools import UserError
 from video_data import folder, store, videos
-from video_data.preparation import BUILDERS, PER_VIDEO, prepare
+from video_data.preparation import BUILDERS, prepare
 
 NAMED = 3  # How many of the videos that are too short are named.
 THREADS = min(8, videos.CORES)
@@ -207,8 +207,7 @@ class Sequences:
 
         With config.actions also `actions`, float32 [b, T, A]: the action that led to each frame, zeros
         for the first one, and where frames are skipped the sum of those since the kept frame before.
-        Of a dataset with known factors these: of digits `label`, int64 [b, D], and `position`, float32
-        [b, T, D, 2]; of mazes those of doom_mazes.factors, [b, T, ...].
+        Of a dataset with known factors also these, each [b, T, ...]: one of a whole video is repeated.
         Raises IndexError where there is none.
         """
         places = [(int(video), 0) for video in self._long_enough[start : start + size]]
@@ -296,18 +295,17 @@ def _gather(threads, opened, places, seq_len, skip):
     """Copies the clips at places (video, first frame) into one batch."""
     batch = {}
     for name, source in opened.items():
-        shape = source.shape if name in PER_VIDEO else [seq_len, *source.shape]
-        batch[name] = np.empty([len(places), *shape], source.dtype)
+        batch[name] = np.empty([len(places), seq_len, *source.shape], source.dtype)
 
     def copy(row):
         video, start = places[row]
         stop = start + (seq_len - 1) * skip + 1
         for name, rows in batch.items():
             every = opened[name][video]
-            if name in PER_VIDEO:
-                rows[row] = every[0]
-            elif name == "actions":
+            if name == "actions":
                 rows[row] = _leading_actions(every, start, stop, skip)
+            elif len(every) == 1:  # One row holds for all frames of the video.
+                rows[row] = every
             else:
                 rows[row] = every[start:stop:skip]
 

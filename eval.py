@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import startup  # noqa: F401
 
 # isort: split
+import contextlib
 import hashlib
 import os
 import time
@@ -38,13 +39,15 @@ import numpy as np
 import tqdm
 
 import data_loader
+import intervals
 import metrics
+import networks
 import pictures
 import report
 import runs
 from config import load_config
 from cwvae import CWVAE
-from predictor import Predictor, even_batches
+from predictor import Predictor, even_batches, factors_of
 
 SHEET_EXAMPLES = 6
 FVD_CONVENTION = ("FVD of the 8-bit frames after the context, the first sample of each video; resized "
@@ -78,19 +81,18 @@ def evaluate(config, model, data, flags, settings, out):
 
     Returns: a table of the metrics beside those of the trivial predictors, as text.
     """
-    networks = {name: getattr(flags, name) for name, metric in metrics.METRICS.items()
-                if metric.networks and getattr(flags, name)}
-    scored = metrics.chosen(networks, factors="label" in data.batch(0, 1))
-    fvd = metrics.FVD(flags.fvd_model) if flags.fvd_model else None
+    chosen_networks = {name: getattr(flags, name) for name, metric in metrics.METRICS.items()
+                       if metric.networks and getattr(flags, name)}
+    scored = metrics.chosen(chosen_networks, factors_of(data.batch(0, 1)))
+    fvd = networks.FVD(flags.fvd_model) if flags.fvd_model else None
     predictor = Predictor(config, model, flags.num_samples, flags.seed, scored)
     batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
-    values, features, seconds, sheet = [], [], 0.0, []
+    values, features, sheet, speed = [], [], [], Speed()
     with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
         for first, size in batches:
             batch = data.batch(first, size)
-            start = time.perf_counter()
-            frames, scores = predictor.predict(batch, first)
-            seconds += time.perf_counter() - start
+            with speed.measured(size):
+                frames, scores = predictor.predict(batch, first)
             values.append(scores | predictor.trivial(batch))
             if fvd:
                 features.append([fvd.features(batch["video"][:, config.open_loop_ctx:]),
@@ -112,10 +114,31 @@ def evaluate(config, model, data, flags, settings, out):
         truth, predicted = (np.concatenate(side) for side in zip(*features, strict=True))
         distance = fvd(truth, predicted, config.eval_seq_len - config.open_loop_ctx) | {
             "fvd_convention": FVD_CONVENTION}
-    predicted = flags.num_examples * flags.num_samples * (config.eval_seq_len - config.open_loop_ctx)
-    numbers = save_numbers(out, values, scored, settings, predicted / seconds, distance)
+    predicted = flags.num_samples * (config.eval_seq_len - config.open_loop_ctx)  # frames of a video
+    numbers = save_numbers(out, values, scored, settings, speed.frames_per_second(predicted), distance)
     report.save_page(out)
     return report.table_text(numbers)
+
+
+class Speed:
+    """How fast batches are predicted, without the first batch of each size, which compiles the model."""
+
+    def __init__(self):
+        self._sizes, self._seconds, self._videos = set(), 0.0, 0
+
+    @contextlib.contextmanager
+    def measured(self, size):
+        """Measures the time in the context, in which so many videos are predicted."""
+        start = time.perf_counter()
+        yield
+        if size in self._sizes:
+            self._seconds += time.perf_counter() - start
+            self._videos += size
+        self._sizes.add(size)
+
+    def frames_per_second(self, frames):
+        """The speed for videos of so many frames; None where no batch had the size of one before."""
+        return self._videos * frames / self._seconds if self._videos else None
 
 
 def digest(data, context):
@@ -141,7 +164,8 @@ def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
     """Writes metrics.npz, summary.json, and of every headline metric its curves over time.
 
     values: of every metric scored, as of Predictor.predict and Predictor.trivial.
-    fvd: as of metrics.FVD.
+    frames_per_second: None where it was not measured.
+    fvd: as of networks.FVD.
 
     Returns: what is in summary.json.
     """
@@ -151,30 +175,47 @@ def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
                         **conventions, **(fvd or {}))
     summary, beaten = {}, {}
     for metric in scored:
-        name = metric.name
-        curves = sample_curves(metric, values[name])
-        trivial = {f"{name}_{predictor}": values[f"{name}_{predictor}"] for predictor in metrics.TRIVIAL}
-        in_context = {key: values[key] for key in (f"{name}_reconstruction", f"{name}_one_step")}
-        for key, value in {**curves, **trivial, **in_context}.items():
-            summary[key] = {**metrics.mean_and_interval(value.mean(1)), "convention": metric.convention}
-        bound = metric.best([value.mean(0) for value in trivial.values()], 0)
-        better = metric.advantage(values[name].mean((0, 1)), bound) > 0
-        beaten[name] = [[context + 1 + first, context + 1 + last]
-                        for first, last in metrics.spans(better)]
+        curves = sample_curves(metric, values[metric.name])
+        trivial = metrics.trivial_of(metric.name, values)
+        named = {f"{metric.name}_{predictor}": value for predictor, value in trivial.items()}
+        observed = {key: values[key] for key in (f"{metric.name}_reconstruction",
+                                                 f"{metric.name}_one_step")}
+        for key, value in {**curves, **named, **observed}.items():
+            estimate = intervals.estimate(intervals.defined_mean(value, 1), limits=metric.limits)
+            summary[key] = estimate | {
+                "frames": int(np.isfinite(value).sum()), "convention": metric.convention}
+        better = metric.beats(intervals.defined_mean(values[metric.name], 1), trivial.values())
+        beaten[metric.name] = [[context + 1 + first, context + 1 + last]
+                               for first, last in intervals.spans(better)]
         if metric.headline:
-            for statistic in ("mean", "std"):
-                file = f"{name}_{statistic.replace('std', 'stddev')}.npz"
-                np.savez(os.path.join(out, file), **{
-                    key: getattr(value, statistic)(0) for key, value in {**curves, **trivial}.items()})
-            samples, shown = values[name].shape[1], list(curves.values())[-1]
-            label = metric.axis + (f", best of {samples}" if samples > 1 else "")
-            pictures.save_range_plot(
-                os.path.join(out, f"{name}_range.png"), label, shown.mean(0),
-                *metrics.bootstrap_interval(shown), context, bound)
+            save_curves(out, metric, curves, named, values[metric.name].shape[1], context)
     numbers = {"settings": settings, "metrics": summary, "better_than_trivial": beaten,
-               "frames_per_second": frames_per_second} | ({"fvd": fvd} if fvd else {})
+               "better_than_trivial_rule": metrics.BETTER, "frames_per_second": frames_per_second}
+    numbers |= {"fvd": fvd} if fvd else {}
     tools.save_json(os.path.join(out, "summary.json"), numbers)
     return numbers
+
+
+def save_curves(out, metric, curves, trivial, samples, context):
+    """Writes a metric's curves over the predicted frames: mean and deviation over videos, and a plot.
+
+    curves, trivial: [N, F] by name; the last of the curves is drawn, and is arr_0 in the files too.
+    """
+    *_, shown = curves.values()
+    for statistic, over_videos in [("mean", intervals.defined_mean), ("stddev", defined_deviation)]:
+        np.savez(os.path.join(out, f"{metric.name}_{statistic}.npz"), over_videos(shown, 0), **{
+            key: over_videos(value, 0) for key, value in {**curves, **trivial}.items()})
+    label = metric.axis + (f", best of {samples}" if samples > 1 else "")
+    bound = metric.best([intervals.defined_mean(value, 0) for value in trivial.values()], 0)
+    pictures.save_range_plot(
+        os.path.join(out, f"{metric.name}_range.png"), label, intervals.defined_mean(shown, 0),
+        *intervals.interval(shown[None], limits=metric.limits), context, bound)
+
+
+def defined_deviation(values, axis):
+    """The standard deviation of the values that are numbers."""
+    centred = values - intervals.defined_mean(values, axis)
+    return np.sqrt(intervals.defined_mean(centred**2, axis))
 
 
 def sample_curves(metric, value):
@@ -183,7 +224,7 @@ def sample_curves(metric, value):
     if samples == 1:
         return {metric.name: value[:, 0]}
     best = metric.best_sample(value)
-    return {f"{metric.name}_mean_of_{samples}": value.mean(1),
+    return {f"{metric.name}_mean_of_{samples}": intervals.defined_mean(value, 1),
             f"{metric.name}_best_of_{samples}": value[np.arange(len(value)), best]}
 
 

@@ -51,26 +51,18 @@ import startup  # noqa: F401
 
 # isort: split
 import dataclasses
-import glob
-import json
 import os
 import sys
-import zipfile
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 import pictures
-from config import Config, read_yaml
-from metrics import (
-    METRICS,
-    TRIVIAL,
-    bootstrap_interval_of_runs,
-    cell,
-    markdown,
-    mean_and_interval,
-)
+from evaluations import comparable, data_of, group_seeds, label_by_difference, read_result
+from intervals import defined_mean, estimate, interval
+from metrics import METRICS, TRIVIAL
+from tables import estimate_text, markdown
 
 LOSSES = {
     "total_loss": "Loss (nats per frame)",
@@ -80,58 +72,6 @@ LOSSES = {
 ANIMATION_FPS = 20
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-# What an evaluation can set otherwise than the run did.
-EVALUATION_KEYS = ("open_loop_ctx", "eval_seq_len", "use_obs", "num_examples", "num_samples")
-
-
-@dataclasses.dataclass
-class Result:
-    """What is known of one run or evaluation.
-
-    path: the folder, as the user gave it.
-    settings: of the run and of the evaluation, flat.
-    training: the lines of metrics.jsonl, [] where only an evaluation was given.
-    scores: metric -> [N, S, T] of N examples, S samples, T predicted frames; {} without evaluation.
-    context: frames observed before those.
-    trivial: metric -> trivial predictor -> [N, T]; {} for an evaluation that has none.
-    conventions: metric -> what exactly it is, in words.
-    fvd: what eval.py reports of FVD, None where it does not.
-    evaluation: the folder of the evaluation, None without one.
-    """
-
-    path: str
-    settings: dict
-    training: list
-    scores: dict
-    context: int | None
-    trivial: dict = dataclasses.field(default_factory=dict)
-    conventions: dict = dataclasses.field(default_factory=dict)
-    fvd: dict | None = None
-    evaluation: str | None = None
-
-    def over_samples(self, name, best):
-        """A metric of every example: [N, T]. The mean over samples, or the best sample.
-
-        The best sample of an example is the one with the best mean over time.
-        """
-        scores = self.scores[name]
-        if not best:
-            return scores.mean(1)
-        return scores[np.arange(len(scores)), METRICS[name].best_sample(scores)]
-
-
-@dataclasses.dataclass
-class Curve:
-    """What is drawn as one curve: a result, or several that differ in the seed of training alone."""
-
-    results: list
-
-    def __getattr__(self, name):
-        return getattr(self.results[0], name)
-
-    def of(self, name, best=False):
-        """A metric of every run and example: [R, N, T]."""
-        return np.stack([result.over_samples(name, best) for result in self.results])
 
 
 def main():
@@ -196,163 +136,6 @@ def animated(curves, labels, examples, frames):
     return pictures.comparison_gif_frames(rows, curves[0].context + 1)
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
-def read_result(path):
-    """Reads a run directory or an evaluation. Raises UserError where it is neither."""
-    if not os.path.isdir(path):
-        raise UserError(f"{path}: no such directory")
-    if is_evaluation(path):
-        return read_evaluation(path)
-    config = os.path.join(path, "config.yml")
-    if not os.path.exists(config):
-        raise UserError(f"{path} is neither a run directory (no config.yml) nor an evaluation "
-                        f"(no summary.json)")
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    run = Result(path, {**defaults, **read_yaml(config)}, read_training(path), {}, None)
-    # Their names hold the date and time: the last one is the newest.
-    evaluations = sorted(filter(is_evaluation, glob.glob(os.path.join(glob.escape(path), "eval_*"))))
-    if evaluations:
-        newest = read_evaluation(evaluations[-1])
-        return dataclasses.replace(
-            newest, path=path, settings={**run.settings, **newest.settings}, training=run.training)
-    if not run.training:
-        raise UserError(f"{path} has nothing to show yet: no metrics.jsonl and no evaluation")
-    return run
-
-
-def is_evaluation(path):
-    return os.path.exists(os.path.join(path, "summary.json"))
-
-
-def read_evaluation(path):
-    """Reads what eval.py wrote into a directory. Raises UserError where that is incomplete."""
-    summary, arrays = os.path.join(path, "summary.json"), os.path.join(path, "metrics.npz")
-    try:
-        with open(summary) as file:
-            numbers = json.load(file)
-        settings, fvd = numbers["settings"], numbers.get("fvd")
-        with np.load(arrays) as file:
-            scores = {name: np.asarray(file[name], np.float64) for name in METRICS if name in file}
-            conventions = {name: str(file[f"{name}_convention"])
-                           for name in scores if f"{name}_convention" in file}
-            trivial = {name: {predictor: np.asarray(file[f"{name}_{predictor}"], np.float64)
-                              for predictor in TRIVIAL}
-                       for name in scores if all(f"{name}_{predictor}" in file for predictor in TRIVIAL)}
-            context = int(file["open_loop_ctx"])
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a whole evaluation: {error}") from None
-    for name, values in scores.items():
-        if values.ndim != 3 or not values.size:
-            raise UserError(f"{arrays}: {name} has the shape {list(values.shape)}; "
-                            f"expected [examples, samples, frames]")
-        if not np.isfinite(values).all():
-            raise UserError(f"{arrays}: {name} has values that are not finite")
-    if not scores:
-        raise UserError(f"{arrays} has none of the metrics {', '.join(METRICS)}")
-    return Result(path, settings, [], scores, context, trivial, conventions, fvd, path)
-
-
-def read_training(run_dir):
-    """Returns the lines of metrics.jsonl as dicts; none where there is no such file."""
-    path = os.path.join(run_dir, "metrics.jsonl")
-    if not os.path.exists(path):
-        return []
-    with open(path) as file:
-        # The last line of a run in progress may be cut short.
-        lines = [line for line in file if line.endswith("\n")]
-    training = []
-    for number, line in enumerate(lines, 1):
-        try:
-            training.append(json.loads(line))
-        except ValueError:
-            raise UserError(f"{path}: line {number} is not JSON") from None
-    return training
-
-
-# ---------------------------------------------------------------------------------- what compares
-
-
-def compared_keys():
-    """The settings that can make results differ."""
-    keys = [field.name for field in dataclasses.fields(Config) if field.metadata["changes"] != "run"]
-    return keys + [key for key in EVALUATION_KEYS if key not in keys]
-
-
-def group_seeds(results):
-    """Makes one Curve of the results that differ in the seed alone, and one of each other result."""
-    curves, found = [], {}
-    for result in results:
-        same = {key: result.settings.get(key) for key in compared_keys() if key != "seed"}
-        shapes = {name: scores.shape for name, scores in result.scores.items()}
-        key = json.dumps([same, data_of(result), result.conventions, shapes, bool(result.training)])
-        others = found.get(key)
-        # The same seed again is no other draw: it is shown by itself.
-        seed = result.settings.get("seed")
-        if others and all(seed != other.settings.get("seed") for other in others.results):
-            others.results.append(result)
-        else:
-            curves.append(Curve([result]))
-            found.setdefault(key, curves[-1])
-    return curves
-
-
-def data_of(result):
-    """What tells the test data of a result from other data."""
-    settings = result.settings
-    # Evaluations have it since they stand beside trivial predictors.
-    if "data_digest" in settings:
-        return settings["data_digest"]
-    root = settings.get("data_root") if settings.get("dataset") == "videos" else None
-    return settings.get("dataset"), root, settings.get("frame_skip")
-
-
-def comparable(curves, name):
-    """The curves that have a metric, by what must be equal for them to share a panel.
-
-    Returns: a list of lists of indices.
-    """
-    having = [index for index, curve in enumerate(curves) if name in curve.scores]
-    digests = all("data_digest" in curves[index].settings for index in having)
-    found = {}
-    for index in having:
-        curve = curves[index]
-        data = data_of(curve) if digests else curve.settings.get("dataset")
-        key = data, curve.context, curve.conventions.get(name)
-        found.setdefault(key, []).append(index)
-    return list(found.values())
-
-
-# ------------------------------------------------------------------------------------------- labels
-
-
-def label_by_difference(curves):
-    """Labels curves by the settings in which they differ, or else by their paths."""
-    # A setting that one of them lacks (of the evaluation: a run may have none) is no difference.
-    differing = [
-        key for key in compared_keys()
-        if all(key in curve.settings for curve in curves)
-        and not (key == "seed" and any(len(curve.results) > 1 for curve in curves))
-        and any(curve.settings[key] != curves[0].settings[key] for curve in curves)]
-    labels = [", ".join(f"{key} {spelled(curve.settings[key])}" for key in differing
-                        if key != "tmp_abs_factor" or curve.settings["levels"] > 1)
-              for curve in curves]
-    if len(set(labels)) < len(labels) or not differing and len(curves) == 1:
-        labels = [os.path.basename(os.path.abspath(curve.path)) for curve in curves]
-    if len(set(labels)) < len(labels):
-        labels = [os.path.normpath(curve.path) for curve in curves]
-    return [label + (f" ({len(curve.results)} seeds)" if len(curve.results) > 1 else "")
-            for label, curve in zip(labels, curves, strict=True)]
-
-
-def spelled(value):
-    """A setting as the YAML file spells it."""
-    return json.dumps(value).strip('"')
-
-
 # -------------------------------------------------------------------------------------------- table
 
 
@@ -362,7 +145,7 @@ def table(curves, labels, spans=()):
     if any(curve.scores for curve in curves):
         over = "the seeds and the examples" if any(
             len(curve.results) > 1 for curve in curves) else "the examples"
-        text += (f"\nMeans over the predicted frames and {over}; in brackets the 95% bootstrap "
+        text += (f"\nMeans over the predicted frames and {over}; in brackets the 95% "
                  f"interval over {over}.\nThe best sample of an example is the one with the best "
                  f"mean over time, chosen for each metric.\n")
     for name in METRICS:
@@ -392,7 +175,8 @@ def table_rows(curves, spans=()):
 
         def row(words, values, metric=metric):
             return [f"{metric.heading}, {words}", *(
-                "" if value is None else cell(mean_and_interval(value.mean(-1)), metric.decimals)
+                "" if value is None else estimate_text(
+                    estimate(defined_mean(value, -1), limits=metric.limits), metric.decimals)
                 for value in values)]
 
         yield row("mean", [curve.of(name) if has else None
@@ -405,10 +189,10 @@ def table_rows(curves, spans=()):
             yield row(f"best of {samples}", [
                 curve.of(name, best=True) if has and shape[1] == samples else None
                 for curve, has, shape in zip(curves, having, shapes, strict=True)])
-        if any(name in curve.trivial for curve in curves):
-            for predictor, words in TRIVIAL.items():
-                yield row(words, [curve.trivial[name][predictor] if name in curve.trivial else None
-                                  for curve in curves])
+        for predictor, words in TRIVIAL.items():
+            found = [curve.trivial.get(name, {}).get(predictor) for curve in curves]
+            if any(values is not None for values in found):
+                yield row(words, found)
     if any(curve.fvd for curve in curves):
         yield ["FVD ↓ (videos, frames of each)", *(map(fvd_text, curves))]
     for level in range(max(curve.settings["levels"] for curve in curves)):
@@ -461,7 +245,7 @@ def save_comparison(file, suffix, curves, labels, best, together):
             part.supxlabel("Training step (light: training loss, dark: validation loss)"
                            if panels is losses else "Frame", fontsize=8)
         handles = [matplotlib.lines.Line2D([], [], **style(index)) for index in range(len(curves))]
-        if any(curve.trivial for curve in curves):
+        if any(any(curve.trivial.values()) for curve in curves):
             handles.append(matplotlib.lines.Line2D([], [], **pictures.TRIVIAL_LINE))
             labels = [*labels, pictures.TRIVIAL_LINE["label"]]
         figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels),
@@ -501,14 +285,16 @@ def draw_metric(axes, name, curves, shown, best):
         curve = curves[index]
         values = curve.of(name, best)  # [R, N, T]
         frames = np.arange(curve.context + 1, curve.context + 1 + values.shape[2])
-        low, high = bootstrap_interval_of_runs(values)
+        low, high = interval(values, limits=metric.limits)
         look = style(index)
         axes.fill_between(frames, low, high, color=look["color"], alpha=0.15, linewidth=0)
         # Few markers, and none upon another's.
-        axes.plot(frames, values.mean((0, 1)), markevery=marked(len(frames), index, len(curves)), **look)
-        if name in curve.trivial:
-            bound = metric.best([values.mean(0) for values in curve.trivial[name].values()], 0)
-            if not any(len(bound) == len(other) and np.allclose(bound, other) for other in trivial):
+        axes.plot(frames, defined_mean(values, (0, 1)),
+                  markevery=marked(len(frames), index, len(curves)), **look)
+        if curve.trivial.get(name):
+            bound = metric.best([defined_mean(values, 0) for values in curve.trivial[name].values()], 0)
+            if not any(len(bound) == len(other) and np.allclose(bound, other, equal_nan=True)
+                       for other in trivial):
                 trivial.append(bound)
                 axes.plot(frames, bound, **pictures.TRIVIAL_LINE, zorder=1.5)
     samples = sorted({curves[index].scores[name].shape[1] for index in shown})

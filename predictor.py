@@ -10,7 +10,7 @@ import metrics
 import startup
 import tools
 from cells import fold_in
-from cwvae import to_float
+from pixels import to_float, to_uint8
 
 DECODED_AT_ONCE = 1000  # frames: bounds the memory of decoding, whatever the samples and their length
 
@@ -27,14 +27,17 @@ class Predictor:
     def __init__(self, config, model, num_samples, seed, scored=None):
         self.config, self.model, self.num_samples, self.seed = config, model, num_samples, seed
         self._scored = metrics.chosen() if scored is None else scored
-        in_graph = [metric for metric in self._scored if metric.pixels != "8-bit"]
-        self._compare = tf.function(functools.partial(frames_and_scores, in_graph), jit_compile=True)
         compiled = dict(jit_compile=startup.use_xla(config))
+        # On a CPU, XLA slows down convolutions alone; the rest is three times as fast with it.
+        without_convolutions = dict(jit_compile=bool(config.jit))
+        self._compare = tf.function(self._frames_and_scores, **without_convolutions)
         self._observe = functools.cache(lambda use_obs: tf.function(
             lambda *inputs: model.observe_context(*inputs, use_obs=use_obs), **compiled))
-        # The recurrence alone is three times faster compiled, on a CPU too.
-        self._imagine = tf.function(model.imagine, jit_compile=True)
-        self._decode_and_compare = tf.function(self._decode_then_compare, **compiled)
+        self._imagine = tf.function(model.imagine, **without_convolutions)
+        self._decode_and_compare = tf.function(
+            lambda states, *truth: self._compare(model.decoder(states), *truth), **compiled)
+        self.in_context = slice(0, config.open_loop_ctx)
+        self.after_context = slice(config.open_loop_ctx, config.eval_seq_len)
 
     def predict(self, batch, first):
         """Predicts a batch of videos, the first of which is number `first` of the test set.
@@ -44,17 +47,12 @@ class Predictor:
         Raises UserError where a prediction is not finite.
         """
         context = self.observe(batch, first)
-        seen, unseen = self.split(batch)
-        frames, scores = self.decode(self.imagine(context.states, batch, first), unseen, first)
+        frames, scores = self.decode(
+            self.imagine(context.states, batch, first), batch, self.after_context, first)
         for name, states in [("reconstruction", context.posterior), ("one_step", context.prior)]:
-            _, values = self.decode(states[:, None], seen, first)
+            _, values = self.decode(states[:, None], batch, self.in_context, first)
             scores |= {f"{metric}_{name}": value[:, 0] for metric, value in values.items()}
         return frames, scores
-
-    def split(self, batch):
-        """The batch in the context, and after it."""
-        context = self.config.open_loop_ctx
-        return during(batch, slice(context)), during(batch, slice(context, None))
 
     def observe(self, batch, first, use_obs=None):
         """The Context of each video. use_obs: which levels observe, by default as the config says."""
@@ -78,77 +76,76 @@ class Predictor:
         imagined, _ = self._imagine(states, frames, noise, actions)
         return tf.reshape(imagined, [size, samples, frames, -1])
 
-    def decode(self, states, truth, first):
-        """Decodes states [B, S, F, Z + H] in pieces, and compares them with the truth.
+    def decode(self, states, batch, frames, first):
+        """Decodes states [B, S, F, Z + H] in pieces, and compares them with the true frames.
 
-        truth: the part of a batch that holds the same frames.
+        frames: the slice of the batch's frames that the states are of.
 
         Returns: frames, uint8 [B, S, F, 64, 64, C], and a dict of their metrics, [B, S, F] each.
-        Raises UserError where one is not finite.
+        Raises UserError where a frame is not finite.
         """
-        frames, scores = self._in_pieces(
-            lambda piece, truth: self._decode_and_compare(states[:, :, piece], truth),
-            truth, states.shape[1])
-        scores |= self._eight_bit_scores(frames, truth)
-        finite = np.isfinite(sum(scores.values())).all((1, 2))
+        decoded, scores, finite = self._in_pieces(
+            lambda piece, *truth: self._decode_and_compare(states[:, :, piece], *truth),
+            batch, frames, states.shape[1])
         if not finite.all():
-            raise not_finite(f"test video {first + finite.argmin()}")
-        return frames, scores
+            raise not_finite(f"test video {first + finite.all((1, 2)).argmin()}")
+        return decoded, scores | self._eight_bit_scores(decoded, batch, frames)
 
     def trivial(self, batch):
         """The metrics of the trivial predictors: a dict of [B, F], by names as "psnr_last_frame"."""
-        seen, unseen = self.split(batch)
-        predicted = metrics.trivial_predictions(seen["video"])
-        _, scores = self._in_pieces(
-            lambda _, truth: self._compare(predicted, truth), unseen, predicted.shape[1])
-        scores |= self._eight_bit_scores(to_uint8(predicted).numpy(), unseen)
+        predicted = metrics.trivial_predictions(batch["video"][:, self.in_context])
+        _, scores, _ = self._in_pieces(
+            lambda _, *truth: self._compare(predicted, *truth), batch, self.after_context,
+            predicted.shape[1])
+        scores |= self._eight_bit_scores(to_uint8(predicted).numpy(), batch, self.after_context)
         return {f"{name}_{predictor}": values[:, i] for name, values in scores.items()
                 for i, predictor in enumerate(metrics.TRIVIAL)}
 
-    def _in_pieces(self, compare, truth, predictions):
-        """Frames and scores of so many predictions of each video, joined from pieces of time.
+    def _in_pieces(self, compare, batch, frames, predictions):
+        """Joins what `compare` returns for pieces of the slice `frames`, of so many predictions a video.
 
-        compare: from a slice of frames and the truth in it to what frames_and_scores returns.
+        compare: from a slice within `frames`, and the video and the Factors in it, to what
+            _frames_and_scores returns.
         """
-        size, length = truth["video"].shape[:2]
+        size, length = len(batch["video"]), frames.stop - frames.start
         chunk = max(1, DECODED_AT_ONCE // (size * predictions))
-        pieces = [slice(start, start + chunk) for start in range(0, length, chunk)]
-        frames, scores = zip(*(compare(piece, during(truth, piece)) for piece in pieces), strict=True)
-        return np.concatenate(frames, 2), {
-            name: np.concatenate([piece[name] for piece in scores], 2) for name in scores[0]}
+        found = []
+        for start in range(0, length, chunk):
+            piece = slice(start, min(start + chunk, length))
+            absolute = slice(frames.start + piece.start, frames.start + piece.stop)
+            found.append(compare(piece, batch["video"][:, absolute], self._factors(batch, absolute)))
+        return tf.nest.map_structure(lambda *pieces: np.concatenate(pieces, 2), *found)
 
-    def _eight_bit_scores(self, frames, truth):
-        return {metric.name: metric.function(truth["video"][:, None], frames, factors_of(truth))
+    def _factors(self, batch, frames):
+        """The Factors of a slice of a batch's frames."""
+        return metrics.Factors(*({name: batch[name][:, part] for name in factors_of(batch)}
+                                 for part in (frames, self.in_context)))
+
+    def _eight_bit_scores(self, predicted, batch, frames):
+        truth, factors = batch["video"][:, None, frames], self._factors(batch, frames)
+        return {metric.name: metric.score(truth, predicted, factors)
                 for metric in self._scored if metric.pixels == "8-bit"}
+
+    def _frames_and_scores(self, decoded, video, factors):
+        """Frames [B, S, F, 64, 64, C] as uint8, a dict of their scores, and which are finite, [B, S, F].
+
+        decoded: [B, S, F, 64, 64, C]. video, factors: the true frames [B, F, 64, 64, C], their Factors.
+        """
+        truth = to_float(video)[:, None]
+        given = {"clipped": tf.clip_by_value(decoded, 0.0, 1.0), "unclipped": decoded}
+        scores = {metric.name: metric.score(truth, given[metric.pixels], factors)
+                  for metric in self._scored if metric.pixels != "8-bit"}
+        finite = tf.reduce_all(tf.math.is_finite(decoded), [-3, -2, -1])
+        return to_uint8(decoded), scores, finite
 
     def seeds(self, size, first):
         """A seed for each of `size` videos."""
         return [fold_in([self.seed, 0], first + i) for i in range(size)]
 
-    def _decode_then_compare(self, states, truth):
-        return self._compare(self.model.decoder(states), truth)
-
-
-def frames_and_scores(scored, decoded, truth):
-    """The frames of decoded [B, S, F, 64, 64, C] as uint8, and a dict of their scores, [B, S, F].
-
-    scored: the metrics.Metric records that are computed. truth: a part of a batch.
-    """
-    video = to_float(truth["video"])[:, None]
-    pixels = {"clipped": tf.clip_by_value(decoded, 0.0, 1.0), "unclipped": decoded}
-    return to_uint8(pixels["clipped"]), {
-        metric.name: metric.function(video, pixels[metric.pixels], factors_of(truth))
-        for metric in scored}
-
-
-def during(batch, frames):
-    """The part of a batch within a slice of frames."""
-    return {name: value if name == "label" else value[:, frames] for name, value in batch.items()}
-
 
 def factors_of(batch):
-    """What the data knows of its videos, as metrics have it; None where it knows nothing."""
-    return {name: batch[name] for name in ("label", "position")} if "label" in batch else None
+    """The names of the factors that the data has: all that a batch holds beside its video."""
+    return [name for name in batch if name not in ("video", "actions")]
 
 
 def even_batches(total, at_most):
@@ -163,11 +160,6 @@ def noise_of_videos(model, seeds, purpose, samples, frames):
     """The noise of samples of several videos, per level [B S, N_l, Z]: each video has its own seed."""
     noise = [model.noise(fold_in(seed, purpose), samples, frames) for seed in seeds]
     return [tf.concat(level, 0) for level in zip(*noise, strict=True)]
-
-
-def to_uint8(clipped):
-    """Frames in [0, 1] as whole numbers from 0 to 255: a quarter of the bytes to fetch from a GPU."""
-    return tf.cast(tf.round(255 * clipped), tf.uint8)
 
 
 def not_finite(what):

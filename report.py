@@ -14,7 +14,9 @@ import jinja2
 import numpy as np
 
 import pictures
-from metrics import METRICS, TRIVIAL, bootstrap_interval, cell, kept_samples, markdown, spans_text
+from intervals import defined_mean, interval
+from metrics import METRICS, TRIVIAL, kept_samples, trivial_of
+from tables import estimate_text, markdown
 from tools import write_atomically
 
 MAX_BYTES = 20_000_000  # of the page
@@ -37,8 +39,8 @@ def table_text(numbers):
     settings, shown = numbers["settings"], [
         METRICS[name] for name in numbers["better_than_trivial"] if METRICS[name].headline]
     lines = [["", *(metric.heading for metric in shown)]]
-    for suffix, words in rows(settings["num_samples"]).items():
-        lines.append([words, *(cell(numbers["metrics"][metric.name + suffix], metric.decimals)
+    for suffix, words in rows(numbers).items():
+        lines.append([words, *(estimate_text(numbers["metrics"][metric.name + suffix], metric.decimals)
                                for metric in shown)])
     text = (f"{markdown(lines)}\nMeans over {settings['eval_seq_len'] - settings['open_loop_ctx']} "
             f"predicted frames of {settings['num_examples']} videos; in brackets the 95% interval over "
@@ -48,18 +50,44 @@ def table_text(numbers):
     return text
 
 
-def rows(samples):
+def rows(numbers):
     """The rows of a table of metrics: what a metric's name in summary.json ends with, and its words."""
+    samples = numbers["settings"]["num_samples"]
     model = {"": "model"} if samples == 1 else {
         f"_mean_of_{samples}": f"model, mean of {samples} samples",
         f"_best_of_{samples}": f"model, best of {samples} samples"}
-    return model | {f"_{predictor}": words for predictor, words in TRIVIAL.items()}
+    return model | {f"_{predictor}": words for predictor, words in TRIVIAL.items()
+                    if any(name.endswith(predictor) for name in numbers["metrics"])}
 
 
 def verdict(metric, numbers):
-    """Where the model is better than every trivial predictor."""
-    context, length = (numbers["settings"][key] for key in ("open_loop_ctx", "eval_seq_len"))
-    return spans_text(numbers["better_than_trivial"][metric.name], context, length - context)
+    """Where the model is better than every trivial predictor, and where the metric is undefined."""
+    context, length, videos = (numbers["settings"][key] for key in (
+        "open_loop_ctx", "eval_seq_len", "num_examples"))
+    frames = length - context
+    first, *_ = rows(numbers)
+    estimate = numbers["metrics"][metric.name + first]
+    text = spans_text(numbers["better_than_trivial"][metric.name], context, frames)
+    if videos < 2:
+        text = "one video gives no interval, so nothing is said of trivial predictors"
+    if estimate["frames"] == frames * videos:
+        return text
+    return (f"{text}; defined in {estimate['frames']} of the {frames * videos} predicted frames, "
+            f"in {estimate['videos']} of the {videos} videos")
+
+
+def spans_text(found, context, frames, at_most=3):
+    """Where a model is better than the trivial predictors, in words.
+
+    found: the (first, last) numbers of frames, of the `frames` frames that follow a context.
+    """
+    if not found:
+        return "the model is at no frame better than every trivial predictor"
+    total = sum(last - first + 1 for first, last in found)
+    words = [f"{first} to {last}" if last > first else f"{first}" for first, last in found]
+    more = f" and {len(words) - at_most} more spans" if len(words) > at_most else ""
+    return (f"the model is better than every trivial predictor from frame {', '.join(words[:at_most])}"
+            f"{more}: {total} of the frames {context + 1} to {context + frames}")
 
 
 # ------------------------------------------------------------------------------------------- the page
@@ -97,7 +125,7 @@ def save_page(directory):
                          for metric in scored},
             fvd=numbers.get("fvd"), files=files(directory), limit=MAX_BYTES)
 
-    order = best_and_worst(shown[0], values[shown[0].name].mean((1, 2)))
+    order = best_and_worst(shown[0], defined_mean(values[shown[0].name], (1, 2)))
     room = MAX_BYTES - len(render().encode())
     for page["samples"], quality in DETAIL:
         def embedded(number, quality=quality):
@@ -128,33 +156,36 @@ def best_and_worst(metric, values):
 def curves(metric, values):
     """A metric over the predicted frames: of the model, with its interval, and of trivial predictors."""
     scores = values[metric.name]
-    mean = scores.mean(1)
+    mean = defined_mean(scores, 1)
     return {
         "name": metric.name, "label": metric.label, "axis": metric.axis, "better": metric.better,
-        "decimals": metric.decimals, "model": listed(mean.mean(0)),
-        "interval": [None, None] if len(scores) < 2 else list(map(listed, bootstrap_interval(mean))),
-        "trivial": [{"label": words, "values": listed(values[f"{metric.name}_{predictor}"].mean(0))}
-                    for predictor, words in TRIVIAL.items()]}
+        "decimals": metric.decimals, "model": listed(defined_mean(mean, 0)),
+        "interval": [None, None] if len(scores) < 2 else list(
+            map(listed, interval(mean[None], limits=metric.limits))),
+        "trivial": [{"label": TRIVIAL[predictor], "values": listed(defined_mean(value, 0))}
+                    for predictor, value in trivial_of(metric.name, values).items()]}
 
 
 def listed(values):
-    """Numbers as JSON has them, of four digits."""
-    return [float(f"{value:.4g}") for value in values]
+    """Numbers as JSON has them, of four digits; None for what is none."""
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
 
 
 def html_table(scored, numbers):
     """The table of metrics: headings, and rows of words, kind, cells and whether each is best."""
     estimates, found = numbers["metrics"], []
-    model = rows(numbers["settings"]["num_samples"])
+    model = rows(numbers)
     in_context = {"_reconstruction": "context, reconstructed", "_one_step": "context, one step ahead"}
     for suffix, words in {**model, **in_context}.items():
         trivial = suffix.removeprefix("_") in TRIVIAL
         kind = "context" if suffix in in_context else "trivial" if trivial else "model"
         cells = []
         for metric in scored:
-            best = metric.best([estimates[metric.name + other]["mean"] for other in model], 0)
+            means = [estimates[metric.name + other]["mean"] for other in model]
+            best = metric.best([mean for mean in means if mean is not None] or [np.nan], 0)
             estimate = estimates[metric.name + suffix]
-            cells.append((cell(estimate, metric.decimals), suffix in model and estimate["mean"] == best))
+            cells.append((estimate_text(estimate, metric.decimals),
+                          suffix in model and estimate["mean"] == best))
         found.append((words, kind, cells))
     return {"headings": [metric.heading for metric in scored], "rows": found}
 
@@ -169,7 +200,7 @@ def embed(directory, number, shown, values, page, quality):
         name = next(name for name, other in kept.items() if other == index)
         videos.append(sprite(label, read_video(f"{folder}/{name}.npz"), page["context"], quality))
     return {"number": number, "videos": videos, "values": {
-        metric.name: float(values[metric.name][number].mean()) for metric in shown}}
+        metric.name: listed([defined_mean(values[metric.name][number], None)])[0] for metric in shown}}
 
 
 def read_video(path):

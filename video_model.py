@@ -10,7 +10,8 @@ import data_loader
 import startup
 from cells import fold_in
 from cwvae import last_state, state_vector
-from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos, to_uint8
+from pixels import to_uint8
+from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos
 from tools import UserError
 
 OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
@@ -55,7 +56,7 @@ class VideoModel:
         for name, value in [("frames", frames), ("samples", samples)]:
             if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1 on")
-        batch = {"video": to_float(videos), **self._actions(actions, videos, context + frames, single)}
+        batch = {"video": videos, **self._actions(actions, videos, context + frames, single)}
         predictor = self._predictor(context, frames, samples, seed)
         states = predictor.imagine(predictor.observe(batch, 0).states, batch, 0)
         return self._like(video, self._decode_in_pieces(states), single)
@@ -99,7 +100,7 @@ class VideoModel:
         seeds = [fold_in([seed or 0, 0], number) for number in range(len(videos))]
         states = self.model.initial_states(len(videos))
         for start in range(0, videos.shape[1], chunk):
-            piece = to_float(videos[:, start:start + chunk])
+            piece = videos[:, start:start + chunk]
             noise = noise_of_videos(self.model, seeds, start, 1, piece.shape[1])
             if seed is None:
                 noise = [tf.zeros_like(level) for level in noise]
@@ -162,6 +163,7 @@ class VideoModel:
         if video.dtype.kind == "f" and not (video.min() >= 0 and video.max() <= 1):
             raise ValueError(f"video has values from {video.min()} to {video.max()}; expected float in "
                              f"[0, 1], or uint8")
+        video = video if video.dtype == np.uint8 else video.astype(np.float32)
         return (video[None], True) if video.ndim == 4 else (video, False)
 
     def _actions(self, actions, videos, frames, single):
@@ -187,7 +189,3 @@ class VideoModel:
         frames = frames[0] if single else frames
         dtype = np.asarray(video).dtype
         return to_uint8(frames).numpy() if dtype == np.uint8 else frames.astype(dtype)
-
-
-def to_float(videos):
-    return videos if videos.dtype == np.uint8 else videos.astype(np.float32)

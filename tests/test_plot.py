@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-import metrics
+import evaluations
+import intervals
 import plot
 from config import Config, load_config
 from tools import UserError
@@ -48,7 +49,7 @@ def make_evaluation(path, config, examples=4, samples=3, frames=8, seed=0, conve
 
 
 def curves_of(*paths):
-    return plot.group_seeds([plot.read_result(str(path)) for path in paths])
+    return evaluations.group_seeds([evaluations.read_result(str(path)) for path in paths])
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_table_holds_the_mean_and_the_best_sample_by_each_metric_with_intervals(
     for name, values, decimals in [
             ("PSNR (dB) ↑, mean", psnr.mean(1), 2), ("PSNR (dB) ↑, best of 3", psnr.max(1), 2),
             ("LPIPS ↓, mean", lpips.mean(1), 3), ("LPIPS ↓, best of 3", lpips.min(1), 3)]:
-        low, high = metrics.bootstrap_interval(values)
+        low, high = intervals.interval(values[None])
         want = [f"{x:.{decimals}f}" for x in (values.mean(), low, high)]
         assert rows[name] == ["{} [{}, {}]".format(*want)]
     assert {"SSIM, unclipped, range 2 ↑, mean", "PSNR, unclipped (dB) ↑, best of 3"} <= set(rows)
@@ -157,7 +158,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_curve_with_their_interval(
     np.testing.assert_allclose(axes.lines[0].get_ydata(), psnr.mean((0, 1)))
     rows = table_of(tmp_path / "a.md")
     assert rows["Seeds"] == ["3", "3"] and rows["Steps trained"] == ["100", "100"]
-    low, high = metrics.bootstrap_interval_of_runs(psnr.mean(2))
+    low, high = intervals.interval(psnr.mean(2))
     assert rows["PSNR (dB) ↑, mean"][0] == f"{psnr.mean():.2f} [{low:.2f}, {high:.2f}]"
     losses = figures[0].subfigs[1].axes[0]
     assert len(losses.lines) == 4 and losses.lines[1].get_xdata().tolist() == [1, 50, 100]
@@ -197,10 +198,10 @@ def test_evaluations_after_other_contexts_are_drawn_apart(make_run, tmp_path):
     curves = []
     for context in (36, 72):
         make_evaluation(tmp_path / f"eval_{context}", config, open_loop_ctx=context)
-        result = plot.read_result(str(tmp_path / f"eval_{context}"))
-        curves.append(plot.Curve([result]))
+        result = evaluations.read_result(str(tmp_path / f"eval_{context}"))
+        curves.append(evaluations.Curve([result]))
         result.context = context
-    assert plot.comparable(curves, "psnr") == [[0], [1]]
+    assert evaluations.comparable(curves, "psnr") == [[0], [1]]
     assert plot.metric_rows(curves, together=False)[0] == [("psnr", [0]), ("ssim", [0]), ("lpips", [0])]
     assert plot.metric_rows(curves, together=True)[0][0] == ("psnr", [0, 1])
     assert plot.differences(curves, "psnr") == "other context"
@@ -226,9 +227,9 @@ def test_trivial_predictors_have_rows_in_the_table_and_one_line(
 
 def test_results_that_differ_in_nothing_are_labelled_by_their_paths(make_run):
     runs = [make_run("a"), make_run("b")]
-    assert plot.label_by_difference(curves_of(*runs)) == ["a", "b"]
-    evaluations = [run / "eval_2026_01_02_03_04_05" for run in runs]
-    assert plot.label_by_difference(curves_of(*evaluations)) == list(map(str, evaluations))
+    assert evaluations.label_by_difference(curves_of(*runs)) == ["a", "b"]
+    paths = [run / "eval_2026_01_02_03_04_05" for run in runs]
+    assert evaluations.label_by_difference(curves_of(*paths)) == list(map(str, paths))
 
 
 def test_two_evaluations_of_a_run_are_labelled_by_how_they_were_made(make_run, tmp_path):
@@ -236,14 +237,14 @@ def test_two_evaluations_of_a_run_are_labelled_by_how_they_were_made(make_run, t
     config = load_config(run / "config.yml")
     make_evaluation(run / "eval_b", config, use_obs="TTF", num_samples=5, samples=5)
     results = curves_of(run / "eval_2026_01_02_03_04_05", run / "eval_b")
-    assert plot.label_by_difference(results) == [
+    assert evaluations.label_by_difference(results) == [
         "use_obs true, num_samples 3", "use_obs TTF, num_samples 5"]
     assert not results[0].training
 
 
 def test_settings_that_do_not_change_results_are_no_label(make_run):
     runs = [make_run("a", levels=1, save_model_every=5), make_run("b", levels=2, save_model_every=7)]
-    assert plot.label_by_difference(curves_of(*runs)) == ["levels 1", "levels 2"]
+    assert evaluations.label_by_difference(curves_of(*runs)) == ["levels 1", "levels 2"]
 
 
 def test_a_run_shows_its_newest_evaluation_that_is_whole(make_run):
@@ -251,7 +252,7 @@ def test_a_run_shows_its_newest_evaluation_that_is_whole(make_run):
     config = load_config(run / "config.yml")
     make_evaluation(run / "eval_2026_01_10_00_00_00", config, examples=7)
     (run / "eval_2026_02_01_00_00_00.part").mkdir()
-    result = plot.read_result(str(run))
+    result = evaluations.read_result(str(run))
     assert result.scores["psnr"].shape == (7, 3, 8) and result.training
 
 
@@ -280,7 +281,7 @@ def test_the_line_that_a_running_training_is_writing_is_left_out(make_run):
     run = make_run("a", evaluated=False)
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 150, "sp')
-    assert plot.read_result(str(run)).training[-1]["step"] == 100
+    assert evaluations.read_result(str(run)).training[-1]["step"] == 100
 
 
 def test_every_curve_looks_unlike_every_other_by_more_than_colour():
@@ -312,20 +313,20 @@ def test_damaged_files_are_one_line_that_names_them(make_run, file, content, wor
     run = make_run("a")
     damaged(run, file, content)
     with pytest.raises(UserError, match=words) as error:
-        plot.read_result(str(run))
+        evaluations.read_result(str(run))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("arrays, words", [
     ({"psnr": np.ones([2, 3])}, r"psnr has the shape \[2, 3\]"),
-    ({"psnr": np.full([2, 1, 3], np.nan)}, "psnr has values that are not finite"),
+    ({"psnr": np.full([2, 1, 3], np.inf)}, "psnr has values that are infinite"),
     ({}, "none of the metrics psnr"),
 ])
 def test_arrays_of_another_kind_are_one_line(tmp_path, arrays, words):
     np.savez(tmp_path / "metrics.npz", open_loop_ctx=36, **arrays)
     (tmp_path / "summary.json").write_text('{"settings": {}}')
     with pytest.raises(UserError, match=words):
-        plot.read_result(str(tmp_path))
+        evaluations.read_result(str(tmp_path))
 
 
 def test_bad_arguments_are_one_line(make_run, tmp_path, monkeypatch):
@@ -355,7 +356,7 @@ def test_the_table_holds_each_seeds_kl_of_each_level_at_the_end(make_run):
                 names = [f"avg_kl_prior_posterior__level_{level}" for level in range(levels)]
                 file.write(json.dumps({"step": step, "split": split, **dict.fromkeys(names, kl)}) + "\n")
     curves = curves_of(*runs)
-    assert plot.label_by_difference(curves) == ["levels 1 (2 seeds)", "levels 2 (2 seeds)"]
+    assert evaluations.label_by_difference(curves) == ["levels 1 (2 seeds)", "levels 2 (2 seeds)"]
     rows = [row for row in plot.table_rows(curves) if row[0].startswith("KL")]
     assert rows == [["KL of level 0 in validation (nats per frame)", "3.00, 4.00", "3.00, 4.00"],
                     ["KL of level 1 in validation (nats per frame)", "", "3.00, 4.00"]]
@@ -364,7 +365,8 @@ def test_the_table_holds_each_seeds_kl_of_each_level_at_the_end(make_run):
 def test_one_level_is_not_labelled_by_a_factor(make_run):
     runs = [make_run("a", levels=1, open_loop_ctx=32),
             make_run("b", levels=3, open_loop_ctx=32, tmp_abs_factor=4)]
-    assert plot.label_by_difference(curves_of(*runs)) == ["levels 1", "levels 3, tmp_abs_factor 4"]
+    assert evaluations.label_by_difference(curves_of(*runs)) == [
+        "levels 1", "levels 3, tmp_abs_factor 4"]
 
 
 def test_an_animation_shows_the_truth_above_what_each_predicts(make_run, tmp_path, monkeypatch):

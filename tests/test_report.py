@@ -28,8 +28,10 @@ def evaluation(tmp_path_factory):
         for predictor in report.TRIVIAL:
             values[f"{name}_{predictor}"] = rng.normal(18, 3, [EXAMPLES, PREDICTED])
     np.savez(folder / "metrics.npz", open_loop_ctx=CONTEXT, **values)
-    estimate = {"mean": 1.25, "confidence_95": [1.0, 1.5], "convention": "so <and> so"}
-    suffixes = [*report.rows(SAMPLES), "_reconstruction", "_one_step"]
+    estimate = {"mean": 1.25, "confidence_95": [1.0, 1.5], "convention": "so <and> so",
+                "videos": EXAMPLES, "frames": EXAMPLES * PREDICTED}
+    suffixes = [f"_mean_of_{SAMPLES}", f"_best_of_{SAMPLES}", "_reconstruction", "_one_step",
+                *(f"_{predictor}" for predictor in report.TRIVIAL)]
     metrics = {f"{name}{suffix}": estimate for name in names for suffix in suffixes}
     metrics["psnr_last_frame"] = {**estimate, "mean": 9.75}
     settings = {
@@ -127,6 +129,15 @@ def test_the_order_of_embedding_is_best_and_worst_in_turn():
     psnr, lpips = report.METRICS["psnr"], report.METRICS["lpips"]
     assert report.best_and_worst(psnr, np.array([3.0, 5.0, 1.0, 4.0])) == [1, 2, 3, 0]
     assert report.best_and_worst(lpips, np.array([3.0, 5.0, 1.0])) == [2, 1, 0]
+
+
+def test_spans_of_frames_are_said_in_words():
+    assert report.spans_text([[37, 60]], 36, 464) == (
+        "the model is better than every trivial predictor from frame 37 to 60: "
+        "24 of the frames 37 to 500")
+    assert "from frame 5, 7 to 8, 10 and 2 more spans: 6 of" in report.spans_text(
+        [[5, 5], [7, 8], [10, 10], [12, 12], [14, 14]], 4, 12)
+    assert report.spans_text([], 36, 4).startswith("the model is at no frame better")
 
 
 # --------------------------------------------------------------------------------- in a browser

@@ -4,15 +4,12 @@ Made on the spot, so that everything runs without a download. The videos are lik
 (Srivastava et al. 2015), with digits that are drawn from fonts instead of MNIST's handwriting.
 """
 
-import os
-
-import matplotlib
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
-CANVAS = 64
-GLYPH = 28
+from video_data.digits import CANVAS, GLYPH, font_file, path
+
 # The faces of matplotlib's own fonts that have upright decimal digits.
 FACES = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
@@ -42,17 +39,6 @@ def video(split, index, length):
     return frames
 
 
-def path(rng, length):
-    """Returns the digit's top and left edge in every frame, in pixels: int [2, length]."""
-    room = CANVAS - GLYPH
-    start = rng.uniform(0, room, 2)
-    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(2, 5)  # Speed in pixels a frame.
-    velocity = speed * np.array([np.sin(angle), np.cos(angle)])
-    straight = start[:, None] + velocity[:, None] * np.arange(length)
-    bounced = room - np.abs(straight % (2 * room) - room)  # Folds the line at both borders.
-    return np.rint(bounced).astype(int)
-
-
 def glyph(rng):
     """Draws a random digit in a random face, distorted as handwriting is: uint8 [28, 28]."""
     face = rng.choice(FACES)
@@ -78,10 +64,6 @@ def glyph(rng):
         (GLYPH * SUPERSAMPLING,) * 2, Image.Transform.AFFINE,
         (*inverse[0], shift[0], *inverse[1], shift[1]), Image.Resampling.BILINEAR)
     return np.asarray(large.reduce(SUPERSAMPLING))
-
-
-def font_file(face):
-    return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):

@@ -1,0 +1,237 @@
+"""What runs and evaluations have left behind: reading it, and telling what compares with what."""
+
+import dataclasses
+import glob
+import json
+import os
+import re
+import zipfile
+
+import numpy as np
+
+from config import Config, read_yaml
+from intervals import defined_mean
+from metrics import METRICS, trivial_of
+from tools import UserError
+
+# What an evaluation can set otherwise than the run did.
+EVALUATION_KEYS = ("open_loop_ctx", "eval_seq_len", "use_obs", "num_examples", "num_samples")
+NAME = re.compile(r"eval_(\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d)(?:_(\d+))?$")
+
+
+@dataclasses.dataclass
+class Result:
+    """What is known of one run or evaluation.
+
+    path: the folder, as the user gave it.
+    settings: of the run and of the evaluation, flat.
+    training: the lines of metrics.jsonl, [] where only an evaluation was given.
+    scores: metric -> [N, S, T] of N examples, S samples, T predicted frames; {} without evaluation.
+    context: frames observed before those.
+    trivial: metric -> trivial predictor -> [N, T]; {} for an evaluation that has none.
+    conventions: metric -> what exactly it is, in words.
+    fvd: what eval.py reports of FVD, None where it does not.
+    evaluation: the folder of the evaluation, None without one.
+    """
+
+    path: str
+    settings: dict
+    training: list
+    scores: dict
+    context: int | None
+    trivial: dict = dataclasses.field(default_factory=dict)
+    conventions: dict = dataclasses.field(default_factory=dict)
+    fvd: dict | None = None
+    evaluation: str | None = None
+
+    def over_samples(self, name, best):
+        """A metric of every example: [N, T]. The mean over samples, or the best sample.
+
+        The best sample of an example is the one with the best mean over time.
+        """
+        scores = self.scores[name]
+        if not best:
+            return defined_mean(scores, 1)
+        return scores[np.arange(len(scores)), METRICS[name].best_sample(scores)]
+
+
+@dataclasses.dataclass
+class Curve:
+    """What is drawn as one curve: a result, or several that differ in the seed of training alone."""
+
+    results: list
+
+    def __getattr__(self, name):
+        return getattr(self.results[0], name)
+
+    def of(self, name, best=False):
+        """A metric of every run and example: [R, N, T]."""
+        return np.stack([result.over_samples(name, best) for result in self.results])
+
+
+def read_result(path):
+    """Reads a run directory or an evaluation. Raises UserError where it is neither."""
+    if not os.path.isdir(path):
+        raise UserError(f"{path}: no such directory")
+    if is_evaluation(path):
+        return read_evaluation(path)
+    config = os.path.join(path, "config.yml")
+    if not os.path.exists(config):
+        raise UserError(f"{path} is neither a run directory (no config.yml) nor an evaluation "
+                        f"(no summary.json)")
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    run = Result(path, {**defaults, **read_yaml(config)}, read_training(path), {}, None)
+    newest = newest_evaluation(path)
+    if newest:
+        found = read_evaluation(newest)
+        return dataclasses.replace(
+            found, path=path, settings={**run.settings, **found.settings}, training=run.training)
+    if not run.training:
+        raise UserError(f"{path} has nothing to show yet: no metrics.jsonl and no evaluation")
+    return run
+
+
+def is_evaluation(path):
+    """Whether a folder holds a whole evaluation: one that is being written is called .part."""
+    return os.path.exists(os.path.join(path, "summary.json")) and not path.endswith(".part")
+
+
+def newest_evaluation(run_dir):
+    """The newest whole evaluation in a run directory, None where there is none.
+
+    The name says when an evaluation was made, and its number among those of the same second. A name that
+    was given by hand says nothing: such an evaluation counts only where no other has a time.
+    """
+    def age(path):
+        name = NAME.match(os.path.basename(path))
+        return (name[1], int(name[2] or 1), path) if name else ("", 0, path)
+
+    found = filter(is_evaluation, glob.glob(os.path.join(glob.escape(run_dir), "eval_*")))
+    return max(found, key=age, default=None)
+
+
+def read_evaluation(path):
+    """Reads what eval.py wrote into a directory. Raises UserError where that is incomplete."""
+    summary, arrays = os.path.join(path, "summary.json"), os.path.join(path, "metrics.npz")
+    try:
+        with open(summary) as file:
+            numbers = json.load(file)
+        settings, fvd = numbers["settings"], numbers.get("fvd")
+        with np.load(arrays) as file:
+            scores = {name: np.asarray(file[name], np.float64) for name in METRICS if name in file}
+            conventions = {name: str(file[f"{name}_convention"])
+                           for name in scores if f"{name}_convention" in file}
+            trivial = {name: {predictor: np.asarray(values, np.float64)
+                              for predictor, values in trivial_of(name, file).items()}
+                       for name in scores}
+            context = int(file["open_loop_ctx"])
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a whole evaluation: {error}") from None
+    for name, values in scores.items():
+        if values.ndim != 3 or not values.size:
+            raise UserError(f"{arrays}: {name} has the shape {list(values.shape)}; "
+                            f"expected [examples, samples, frames]")
+        if np.isinf(values).any():
+            raise UserError(f"{arrays}: {name} has values that are infinite")
+    if not scores:
+        raise UserError(f"{arrays} has none of the metrics {', '.join(METRICS)}")
+    return Result(path, settings, [], scores, context, trivial, conventions, fvd, path)
+
+
+def read_training(run_dir):
+    """Returns the lines of metrics.jsonl as dicts; none where there is no such file."""
+    path = os.path.join(run_dir, "metrics.jsonl")
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        # The last line of a run in progress may be cut short.
+        lines = [line for line in file if line.endswith("\n")]
+    training = []
+    for number, line in enumerate(lines, 1):
+        try:
+            training.append(json.loads(line))
+        except ValueError:
+            raise UserError(f"{path}: line {number} is not JSON") from None
+    return training
+
+
+# ---------------------------------------------------------------------------------- what compares
+
+
+def compared_keys():
+    """The settings that can make results differ."""
+    keys = [field.name for field in dataclasses.fields(Config) if field.metadata["changes"] != "run"]
+    return keys + [key for key in EVALUATION_KEYS if key not in keys]
+
+
+def group_seeds(results):
+    """Makes one Curve of the results that differ in the seed alone, and one of each other result."""
+    curves, found = [], {}
+    for result in results:
+        same = {key: result.settings.get(key) for key in compared_keys() if key != "seed"}
+        shapes = {name: scores.shape for name, scores in result.scores.items()}
+        key = json.dumps([same, data_of(result), result.conventions, shapes, bool(result.training)])
+        others = found.get(key)
+        # The same seed again is no other draw: it is shown by itself.
+        seed = result.settings.get("seed")
+        if others and all(seed != other.settings.get("seed") for other in others.results):
+            others.results.append(result)
+        else:
+            curves.append(Curve([result]))
+            found.setdefault(key, curves[-1])
+    return curves
+
+
+def data_of(result):
+    """What tells the test data of a result from other data."""
+    settings = result.settings
+    # Evaluations have it since they stand beside trivial predictors.
+    if "data_digest" in settings:
+        return settings["data_digest"]
+    root = settings.get("data_root") if settings.get("dataset") == "videos" else None
+    return settings.get("dataset"), root, settings.get("frame_skip")
+
+
+def comparable(curves, name):
+    """The curves that have a metric, by what must be equal for them to share a panel.
+
+    Returns: a list of lists of indices.
+    """
+    having = [index for index, curve in enumerate(curves) if name in curve.scores]
+    digests = all("data_digest" in curves[index].settings for index in having)
+    found = {}
+    for index in having:
+        curve = curves[index]
+        data = data_of(curve) if digests else curve.settings.get("dataset")
+        key = data, curve.context, curve.conventions.get(name)
+        found.setdefault(key, []).append(index)
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------------- labels
+
+
+def label_by_difference(curves):
+    """Labels curves by the settings in which they differ, or else by their paths."""
+    # A setting that one of them lacks (of the evaluation: a run may have none) is no difference.
+    differing = [
+        key for key in compared_keys()
+        if all(key in curve.settings for curve in curves)
+        and not (key == "seed" and any(len(curve.results) > 1 for curve in curves))
+        and any(curve.settings[key] != curves[0].settings[key] for curve in curves)]
+    labels = [", ".join(f"{key} {spelled(curve.settings[key])}" for key in differing
+                        if key != "tmp_abs_factor" or curve.settings["levels"] > 1)
+              for curve in curves]
+    if len(set(labels)) < len(labels) or not differing and len(curves) == 1:
+        labels = [os.path.basename(os.path.abspath(curve.path)) for curve in curves]
+    if len(set(labels)) < len(labels):
+        labels = [os.path.normpath(curve.path) for curve in curves]
+    return [label + (f" ({len(curve.results)} seeds)" if len(curve.results) > 1 else "")
+            for label, curve in zip(labels, curves, strict=True)]
+
+
+def spelled(value):
+    """A setting as the YAML file spells it."""
+    return json.dumps(value).strip('"')

@@ -1,0 +1,129 @@
+"""How sure a mean is: 95 % intervals over videos, and over the seeds of training.
+
+Seeds and videos are two random effects: another seed would train another model, and another test set
+would hold other videos. All models are evaluated on the same videos.
+"""
+
+import numpy as np
+import scipy.stats
+
+UNBOUNDED = (-np.inf, np.inf)
+ROUNDING = 1e-24  # A variance below this share of the squared mean is none: float64 rounds.
+
+
+def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
+    """Confidence interval of a mean over seeds and videos, or of the difference of two such means.
+
+    The variance of the mean of S seeds and V videos is (MS_seed + MS_video - MS_rest) / (S V), of the
+    mean squares of a two-way analysis of variance (Searle, Casella & McCulloch 1992, chapter 4). Its
+    degrees of freedom are Satterthwaite's (1946). Of two models, the videos are paired and the seeds are
+    not. One seed says nothing of other seeds: the interval is then of the videos alone.
+
+    Between two finite limits it is a score interval (Wilson 1927), which takes the variance to be 0 at
+    both limits, as that of a share is. Where nothing varies at all, it is Clopper & Pearson's (1934) for
+    a share of V videos: all of 20 videos right does not mean that all there are would be.
+
+    Args:
+        values: [S, V, ...]; a video counts where it is a number in every seed.
+        other: [S', V, ...], of another model on the same videos, whose mean is taken off.
+        limits: the least and the greatest value that there can be; the interval ends there.
+        confidence: the share of intervals that hold the true mean.
+
+    Returns:
+        low, high: each [...], float64; NaN where fewer than two videos count.
+    """
+    groups = [np.asarray(group, np.float64) for group in (values, other) if group is not None]
+    if other is not None:
+        limits = limits[0] - limits[1], limits[1] - limits[0]
+    defined = np.all([np.isfinite(group).all(0) for group in groups], 0)  # [V, ...]
+    videos = defined.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean, terms = _terms(groups, defined, videos)
+        scaled = [share * square for share, square, _ in terms]
+        # An estimate of a sum of variances is no less than each of them.
+        variance = np.max([np.sum(scaled, 0), *scaled], 0)
+        variance = np.where(variance > ROUNDING * mean**2, variance, 0)
+        freedom = variance**2 / sum(part**2 / count for part, (*_, count) in
+                                    zip(scaled, terms, strict=True))
+        quantile = scipy.stats.t.ppf((1 + confidence) / 2, freedom)
+        if np.isfinite(limits).all():
+            low, high = _score_interval(mean, variance, videos, quantile, limits, confidence)
+        else:
+            reach = np.where(variance > 0, quantile * np.sqrt(variance), 0)
+            low, high = np.clip([mean - reach, mean + reach], *limits)
+    return np.where(videos > 1, low, np.nan), np.where(videos > 1, high, np.nan)
+
+
+def _score_interval(mean, variance, videos, quantile, limits, confidence):
+    """The interval of a mean between two limits: Wilson's, or Clopper & Pearson's without a variance."""
+    least, room = limits[0], limits[1] - limits[0]
+    share = np.clip((mean - least) / room, 0, 1)
+    # Of a share of n independent videos, this would be the squared quantile over n.
+    excess = quantile**2 * variance / room**2 / (share * (1 - share))
+    middle = (share + excess / 2) / (1 + excess)
+    reach = np.sqrt(excess * share * (1 - share) + excess**2 / 4) / (1 + excess)
+    exact = clopper_pearson(share, videos, confidence)
+    return least + room * np.where(variance > 0, [middle - reach, middle + reach], exact)
+
+
+def _terms(groups, defined, videos):
+    """The mean of one model, or the difference of two, and the terms of its variance.
+
+    Returns: the mean, and triples of a factor, a mean square, and the square's degrees of freedom; the
+    variance is the sum of the products of the first two.
+    """
+    each, terms = [], []
+    for group in groups:
+        seeds = len(group)
+        group = np.where(defined, group, 0)
+        of_videos, of_seeds = group.mean(0), group.sum(1) / videos
+        each.append(of_videos)
+        if seeds > 1:
+            mean = of_seeds.mean(0)
+            between = videos * ((of_seeds - mean) ** 2).sum(0) / (seeds - 1)
+            rest = np.where(defined, group - of_seeds[:, None] - of_videos + mean, 0)
+            freedom = (seeds - 1) * (videos - 1)
+            terms += [(1 / (seeds * videos), between, seeds - 1),
+                      (-1 / (seeds * videos), (rest**2).sum((0, 1)) / freedom, freedom)]
+    difference = each[0] - (each[1] if len(each) > 1 else 0)  # [V, ...]
+    mean = difference.sum(0) / videos
+    spread = np.where(defined, difference - mean, 0)
+    return mean, [(1 / videos, (spread**2).sum(0) / (videos - 1), videos - 1), *terms]
+
+
+def clopper_pearson(share, count, confidence=0.95):
+    """The exact interval of a share that was found in so many cases: low, high."""
+    hits = share * count
+    low = scipy.stats.beta.ppf((1 - confidence) / 2, hits, count - hits + 1)
+    high = scipy.stats.beta.ppf((1 + confidence) / 2, hits + 1, count - hits)
+    return np.where(hits > 0, low, 0), np.where(hits < count, high, 1)
+
+
+def estimate(values, other=None, limits=UNBOUNDED):
+    """The mean, its 95 % interval and how many videos count, as JSON has them.
+
+    values: [V] of the videos, or [S, V] of several seeds; NaN where a metric is undefined.
+    other: likewise, of what the mean is to be compared with: the mean is then that of the difference.
+    """
+    groups = [np.reshape(group, [-1, np.shape(group)[-1]]) for group in (values, other)
+              if group is not None]
+    defined = np.all([np.isfinite(group).all(0) for group in groups], 0)
+    if not defined.any():
+        return {"mean": None, "confidence_95": None, "videos": 0}
+    mean = groups[0][:, defined].mean() - (groups[1][:, defined].mean() if other is not None else 0)
+    low, high = interval(*groups, limits=limits)
+    return {"mean": float(mean), "confidence_95": None if np.isnan(low) else [float(low), float(high)],
+            "videos": int(defined.sum())}
+
+
+def defined_mean(values, axis):
+    """The mean over an axis, or several, of the values that are numbers; NaN where there is none."""
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(axis) / defined.sum(axis)
+
+
+def spans(holds):
+    """The spans of frames for which `holds`, bool [F], is true: (first, last) pairs of indices."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(int)))
+    return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]

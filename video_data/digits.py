@@ -1,0 +1,227 @@
+"""Ten digits that move over a black canvas: how they are drawn, read in a frame, and compared."""
+
+import functools
+import itertools
+import os
+
+import matplotlib
+import numpy as np
+import scipy.fft
+from PIL import Image, ImageDraw, ImageFont
+
+CANVAS = 64  # pixels, of a frame
+GLYPH = 28  # pixels, of the square that a digit is drawn in
+ROOM = CANVAS - GLYPH  # pixels a digit can move in either direction
+DIGITS = 10
+FACE, FONT_SIZE = "DejaVuSans-Bold", 36  # Digits 26 pixels high.
+READ_AT_ONCE = 16  # frames; their correlations are 14,000 numbers each
+READABLE = 0.5  # correlation of a frame with what is read in it
+FAINTEST = 0.1  # contrast below which nothing is read, as a share of a digit's
+
+
+# ---------------------------------------------------------------------------------- drawing, moving
+
+
+def font_file(face):
+    return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
+
+
+def path(rng, length):
+    """Returns the digit's top and left edge in every frame, in pixels: int [2, length]."""
+    room = CANVAS - GLYPH
+    start = rng.uniform(0, room, 2)
+    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(2, 5)  # Speed in pixels a frame.
+    velocity = speed * np.array([np.sin(angle), np.cos(angle)])
+    straight = start[:, None] + velocity[:, None] * np.arange(length)
+    bounced = room - np.abs(straight % (2 * room) - room)  # Folds the line at both borders.
+    return np.rint(bounced).astype(int)
+
+
+@functools.cache
+def glyphs():
+    """The ten digits, uint8 [10, 28, 28], each in the middle of its square."""
+    font = ImageFont.truetype(font_file(FACE), FONT_SIZE)
+    drawn = []
+    for digit in range(DIGITS):
+        left, top, right, bottom = font.getbbox(str(digit))
+        image = Image.new("L", (GLYPH, GLYPH))
+        corner = (GLYPH - right - left) // 2, (GLYPH - bottom - top) // 2
+        ImageDraw.Draw(image).text(corner, str(digit), fill=255, font=font)
+        drawn.append(np.asarray(image))
+    return np.stack(drawn)
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def read_digits(frames, count):
+    """Reads which digits are in each frame, and where, by comparing it with their images.
+
+    One digit is that whose image has the best normalised correlation with a square of the frame. Of
+    two, the second is looked for in what the first leaves over; then each again beside the other.
+
+    frames: uint8 [N, 64, 64, 1].
+    count: how many digits to read, 1 or 2.
+
+    Returns labels, int [N, count], in no particular order; -1 where nothing is read, since the
+        correlation is below 0.5 or there is next to no contrast. And positions, float [N, count, 2],
+        as in `video`; NaN where nothing is read.
+    """
+    labels = np.empty([len(frames), count], int)
+    positions = np.empty([len(frames), count, 2])
+    for start in range(0, len(frames), READ_AT_ONCE):
+        part = slice(start, start + READ_AT_ONCE)
+        labels[part], positions[part] = _read(np.float32(frames[part, :, :, 0]) / 255, count)
+    return labels, positions
+
+
+def _read(frames, count):
+    """read_digits of a few frames, float32 [N, 64, 64] in [0, 1]."""
+    found = [_best(_correlations(frames))]
+    if count == 2:
+        found.append(_best(_fit_beside(frames, _draw(*found[0]))))
+        for turn in (0, 1, 0, 1):
+            before, found[turn] = found[turn], _best(_fit_beside(frames, _draw(*found[1 - turn])))
+            if all(map(np.array_equal, before, found[turn])):
+                break
+    drawn = [_draw(*one) for one in found]
+    labels, corners = (np.stack(part, 1) for part in zip(*found, strict=True))
+    for one in range(count):
+        other = drawn[1 - one] if count == 2 else 0
+        there, read = (_window(picture * (1 - other), corners[:, one])
+                       for picture in (frames - other, drawn[one]))
+        labels[_agreement(there, read) < READABLE, one] = -1
+    return labels, np.where(labels[..., None] < 0, np.nan, corners)
+
+
+def _correlations(frames):
+    """Normalised correlation of every digit at every place: [N, 10, 37, 37]."""
+    box = np.ones([1, GLYPH, GLYPH], np.float32)
+    mean = _correlate(_spectrum(frames), _spectrum(box)) / GLYPH**2
+    power = _correlate(_spectrum(frames**2), _spectrum(box)) / GLYPH**2
+    centred = _images() - _images().mean((1, 2), keepdims=True)
+    products = _correlate(_spectrum(frames), _spectrum(centred)) / GLYPH**2
+    spread = np.sqrt(np.maximum(power - mean**2, 0))
+    return products / centred.std((1, 2))[:, None, None] / np.maximum(spread, _faintest())
+
+
+def _fit_beside(frames, other):
+    """How well every digit at every place explains what another digit leaves over: [N, 10, 37, 37].
+
+    Where the other digit is bright, nothing can be seen. Of D, what is left, and V, where one can see,
+    with a digit's image I at its best brightness: the square root of the squared error that it saves.
+    """
+    seen = 1 - other
+    left = _correlate(_spectrum((frames - other) * seen), _spectrum(_images()))
+    visible = _correlate(_spectrum(seen**2), _spectrum(_images() ** 2))
+    return left / np.sqrt(np.maximum(visible, 1))
+
+
+def _best(scores):
+    """The digit and the corner of the best score: int [N], int [N, 2]."""
+    label, row, column = np.unravel_index(
+        scores.reshape(len(scores), -1).argmax(1), scores.shape[1:])
+    return label, np.stack([row, column], 1)
+
+
+def _agreement(one, other):
+    """Normalised correlation of pictures [N, 28, 28]: [N]; 0 where there is next to no contrast."""
+    one, other = (x - x.mean((1, 2), keepdims=True) for x in (one, other))
+    spread = np.maximum(one.std((1, 2)), _faintest()) * np.maximum(other.std((1, 2)), _faintest())
+    return (one * other).mean((1, 2)) / spread
+
+
+@functools.cache
+def _images():
+    return np.float32(glyphs()) / 255
+
+
+def _faintest():
+    return FAINTEST * _images().std((1, 2)).mean()
+
+
+def _spectrum(pictures):
+    return scipy.fft.rfft2(pictures, (CANVAS, CANVAS))
+
+
+def _correlate(pictures, images):
+    """Products of pictures with images at every place, from their spectra: [N, images, 37, 37]."""
+    product = scipy.fft.irfft2(pictures[:, None] * images.conj(), (CANVAS, CANVAS))
+    return product[:, :, : ROOM + 1, : ROOM + 1]
+
+
+def _draw(labels, corners):
+    """Frames of one digit each, [N, 64, 64]."""
+    frames = np.zeros([len(labels), CANVAS, CANVAS], np.float32)
+    for frame, label, (top, left) in zip(frames, labels, corners, strict=True):
+        frame[top : top + GLYPH, left : left + GLYPH] = _images()[label]
+    return frames
+
+
+def _window(frames, corners):
+    """The square of each frame at its corner, [N, 28, 28]."""
+    squares = np.lib.stride_tricks.sliding_window_view(frames, (GLYPH, GLYPH), (1, 2))
+    return squares[np.arange(len(frames)), corners[:, 0], corners[:, 1]]
+
+
+# ---------------------------------------------------------------------------------------- comparing
+
+
+_last_read = None, None  # frames, and what is in them: two metrics ask for the same ones
+
+
+def _read_once(frames, count):
+    """read_digits of frames [B, S, F, 64, 64, 1]: [B, S, F, D] and [B, S, F, D, 2]."""
+    global _last_read
+    if _last_read[0] is not frames:
+        leading = frames.shape[:3]
+        labels, positions = read_digits(frames.reshape(-1, *frames.shape[3:]), count)
+        _last_read = frames, (labels.reshape(*leading, count), positions.reshape(*leading, count, 2))
+    return _last_read[1]
+
+
+def compare_digits(prediction, label, position):
+    """Reads the digits in predicted frames, and compares them with the true ones.
+
+    Of several, each true one is compared with one that is read: so that most are right, then so that
+    they are near.
+
+    Args:
+        prediction: uint8 [B, S, F, 64, 64, 1], or with 1 for F where it is the same for all frames.
+        label: int [B, F, D], which digits there are.
+        position: float [B, F, D, 2], where they are.
+
+    Returns:
+        right: bool [B, S, F, D], whether it is read as what it is.
+        distance: float [B, S, F, D], from where it is to where it is read, in pixels; where nothing is
+            read, what a random place would have on average.
+    """
+    count = label.shape[-1]
+    labels, positions = _read_once(prediction, count)
+    true_labels, true_positions = label[:, None], position[:, None]
+    found = None
+    for order in itertools.permutations(range(count)):
+        distance = np.linalg.norm(positions[..., order, :] - true_positions, axis=-1)
+        distance = np.where(np.isnan(distance), random_distance(true_positions), distance)
+        right = np.broadcast_to(labels[..., order] == true_labels, distance.shape)
+        quality = (right - distance / 1000).sum(-1, keepdims=True)  # no distance is as long
+        if found is None:
+            found = quality, right, distance
+        else:
+            better = quality > found[0]
+            found = [np.where(better, new, old)
+                     for new, old in zip((quality, right, distance), found, strict=True)]
+    return found[1], found[2]
+
+
+def random_distance(positions):
+    """The mean distance to all places that a digit can have: [..., 2] to [...]."""
+    rows, columns = np.moveaxis(np.rint(positions).astype(int).clip(0, ROOM), -1, 0)
+    return _random_distances()[rows, columns]
+
+
+@functools.cache
+def _random_distances():
+    """random_distance of every place, [37, 37]."""
+    places = np.stack(np.meshgrid(*[np.arange(ROOM + 1)] * 2, indexing="ij"), -1)
+    return np.linalg.norm(places - places[:, :, None, None], axis=-1).mean((2, 3))

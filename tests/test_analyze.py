@@ -128,7 +128,7 @@ def test_a_dream_with_actions_is_as_long_as_its_video_has_actions(loaded, monkey
     opened = {
         "video": store.Videos(np.zeros([48, 64, 64, 1], np.uint8), lengths, "abc"),
         "actions": store.Videos(numbers[:, None].astype(np.float32), lengths, "abc")}
-    monkeypatch.setattr(data_loader, "_open", lambda config, split: opened)
+    monkeypatch.setattr(data_loader, "_open", lambda config, split: (opened, split))
     config = loaded[0].replace(actions=True)
     flags = types.SimpleNamespace(example=0, frames=26, data_root=None)
     _, data = analyze.dream_data(config, flags)

@@ -77,7 +77,7 @@ def main():
 
 
 def evaluate(config, model, data, flags, settings, out):
-    """Predicts flags.num_examples videos and writes everything that the README names into `out`.
+    """Predicts flags.num_examples videos and writes everything that docs/evaluation.md names into `out`.
 
     Returns: a table of the metrics beside those of the trivial predictors, as text.
     """

@@ -2,7 +2,7 @@
 
     python tests/check_demo.py RUN_DIR --identity 0.95 --psnr 0 --ssim 0
 
-The bounds that CI gives are below what the worst of the seeds in results/tries.md reached.
+The bounds that CI gives are below what the worst of the seeds in results/experiments.md reached.
 """
 
 import argparse

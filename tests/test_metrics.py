@@ -58,8 +58,8 @@ def test_published_psnr_of_colour_is_the_mean_over_channels_in_dB():
     assert np.abs(want - pixels.psnr(truth, prediction)).min() > 5
 
 
-def test_the_readme_names_the_convention_of_every_metric():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_names_the_convention_of_every_metric():
+    text = (ROOT / "docs" / "evaluation.md").read_text()
     for name in metrics.METRICS:
         assert re.search(rf"^\|.*`{name}`.*\|$", text, re.MULTILINE), name
 

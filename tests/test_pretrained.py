@@ -1,4 +1,4 @@
-"""The weights in the repository: small, and they predict what the README says of them."""
+"""The weights in the repository: small, and they predict what docs/results.md says of them."""
 
 import json
 

@@ -33,11 +33,12 @@ def video():
     return np.random.default_rng(0).integers(0, 256, [3, 11, 64, 64, 1], np.uint8)
 
 
-def test_the_readmes_lines_run(run_dir, monkeypatch, tmp_path, video):
+def test_the_printed_lines_run(run_dir, monkeypatch, tmp_path, video):
     monkeypatch.chdir(tmp_path)
-    (section,) = re.findall(r"## From Python\n\n(.*?)\n\n[A-Z]", (ROOT / "README.md").read_text(), re.S)
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    (lines,) = re.findall(r"## From Python\n\n```python\n(.*?)```", page, re.DOTALL)
     names = {"video": video[0, :4]}
-    exec(section.replace("    ", "").replace("logs/minerl/EXPERIMENT", str(run_dir)), names)
+    exec(lines.replace("logs/minerl/EXPERIMENT", str(run_dir)), names)
     assert names["future"].shape == (4, 200, 64, 64, 1) and names["future"].dtype == np.uint8
     assert [level.shape for level in names["states"]] == [(4, 8), (2, 8)]
     assert names["nats"].shape == (4,) and names["again"].shape == (4, 64, 64, 1)

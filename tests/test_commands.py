@@ -1,0 +1,248 @@
+"""What the pages print runs as printed, page by page, in the environment that a page has made by then.
+
+README.md is one script, in a copy of the repository that its snippets have changed. The other pages'
+commands run in this process, which has imported TensorFlow already.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, TINY
+from test_cwvae import tiny
+from test_docs import FENCE, tables
+
+import cells
+import metrics
+import tools
+from video_data.moving_digit import MovingDigit
+from video_data.moving_digits import MovingDigits
+
+README = ROOT / "README.md"
+
+# Why some commands do not run as printed: each has small data or a part of its work instead.
+HOURS = "takes minutes to hours"
+MACHINES = "needs several machines"
+INSTALLS = "downloads a gigabyte; .ci/run installs on a clean checkout"
+DATA = "needs data that a reader has"
+
+# A model so small that it learns something in seconds.
+SMALL = ("--channels-mult 0.0625 --enc-dense-embed-size 8 --cell-stoch-size 4 --cell-deter-size 16 "
+         "--cell-embed-size 16 --batch-size 2 --lr 3e-3 --max-steps 50 --save-scalars-every 10 "
+         "--save-gifs false")
+QUICK = SMALL.replace("--max-steps 50", "--max-steps 2")
+
+# Videos and frames of a split, and the small ones in their place.
+SMALL_DATA = {(2000, 100): (40, 100), (500, 100): (40, 100), (100, 400): (2, 400),
+              (100, 1000): (4, 1000)}
+
+# A printed command (a regular expression that all of it matches), what runs instead, and the reason.
+INSTEAD = [
+    (r"(python3 -m venv \.venv) && (\. .*)", r"\2", INSTALLS),
+    (r"pip install -r (\S+)", r"test -f \1", INSTALLS),
+    (r"make (demo|results)\b(.*)", r"make -n \1\2", HOURS),
+    (r"(python3 train\.py --config configs/(?:demo|moving_digits)\.yml .*)", rf"\1 {SMALL}", HOURS),
+    (r"(python3 train\.py --config my_videos\.yml .*)", rf"\1 {SMALL}", HOURS),
+    (r"(python3 train\.py --config configs/results/.*)", rf"\1 {QUICK}", HOURS),
+    (r"(python3 eval\.py .*--num-examples) (10|20|50)\b(.*)", r"\1 2\3 --no-save-grid", HOURS),
+    (r"(python3 eval\.py --model-dir=\S+)", r"\1 --num-examples 2 --no-save-grid", HOURS),
+    (r"(python3 analyze\.py .*)--num-examples 20(.*)", r"\1--num-examples 2\2", HOURS),
+    (r"(python3 analyze\.py information .*)", r"\1 --num-examples 2", HOURS),
+    (r"(python3 bench\.py train) --config \S+ (.*)", r"\1 --config tiny.yml --runs 1 \2", HOURS),
+    (r"(python3 bench\.py eval) --config \S+ (.*)", r"\1 --config tiny.yml --runs 1 \2", HOURS),
+    (r"python3 bench\.py data", r"python3 bench.py data --videos 2 --seconds 1 --batch-size 2", HOURS),
+    (r"(python3 train\.py) --config their_run/config\.yml (.*)", r"\1 --config tiny.yml \2", DATA),
+    (r"TF_CONFIG='(?s:.*)' (python3 train\.py --config \S+)", rf"\1 {QUICK} --dataset moving_digits "
+     r"--channels 1", MACHINES),
+    (r"srun (?s:.*)", "true", MACHINES),
+]
+
+
+def commands(page):
+    """The commands in a page's shell blocks, each as one text."""
+    for language, block in FENCE.findall(page.read_text()):
+        if language != "sh":
+            continue
+        block = re.sub(r"\\\n\s*", "", block)
+        pending = ""
+        for line in block.splitlines():
+            pending = f"{pending}\n{line}" if pending else line.strip()
+            try:
+                if shlex.split(pending):
+                    yield pending
+                pending = ""
+            except ValueError:  # a quote is open
+                continue
+        assert not pending, f"{page.name}: {pending!r} is not a whole command"
+
+
+def runs_as(command):
+    """What runs for a printed command: itself, or what stands for it in INSTEAD."""
+    for pattern, replacement, _ in INSTEAD:
+        if re.fullmatch(pattern, command):
+            return re.sub(pattern, replacement, command)
+    return command
+
+
+def test_every_replacement_is_of_a_printed_command():
+    printed = [command for page in tables.pages() for command in commands(page)]
+    for pattern, _, reason in INSTEAD:
+        assert any(re.fullmatch(pattern, command) for command in printed), f"{pattern} ({reason})"
+
+
+def test_fenced_blocks_are_in_a_language_that_is_run():
+    for page in tables.pages():
+        languages = {language for language, _ in FENCE.findall(page.read_text())}
+        assert languages <= {"sh", "python"}, page
+        fences = re.findall(r"^ *```", page.read_text(), re.MULTILINE)
+        assert len(fences) == 2 * len(FENCE.findall(page.read_text())), page
+
+
+# ------------------------------------------------------------------------------------- README.md
+
+
+def snippet(word, page=README):
+    """The one Python block of a page that holds a word."""
+    (found,) = [block for language, block in FENCE.findall(page.read_text())
+                if language == "python" and word in block]
+    return found
+
+
+def losses(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["split"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of the repository with small data, and .venv as `python3 -m venv .venv` makes it."""
+    place = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(
+        ".*", "__pycache__", "logs", "data", "tests", "eval_*"))
+    for file in (place / "video_data" / "moving_digit.py", place / "video_data" / "moving_digits.py"):
+        text = file.read_text()
+        for size, small in SMALL_DATA.items():
+            text = text.replace(str(size), str(small))
+        assert text != file.read_text()
+        file.write_text(text)
+    tools_of_venv = place / ".venv" / "bin"
+    tools_of_venv.mkdir(parents=True)
+    for name in ("python", "python3"):
+        (tools_of_venv / name).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (tools_of_venv / name).chmod(0o755)
+    (tools_of_venv / "activate").write_text(f'PATH="{tools_of_venv}:$PATH"\n')
+    return place
+
+
+@pytest.mark.slow
+def test_the_readme_from_top_to_bottom(clone):
+    for word, file in [("class SlowRSSMCell", "cells.py"), ('METRICS["mae"]', "metrics.py")]:
+        with open(clone / file, "a") as opened:
+            opened.write(f"\n\n{snippet(word)}")
+    dataset = snippet("my_videos").replace("range(500)", "range(40)")
+    subprocess.run([sys.executable, "-c", f"import os\nimport numpy as np\n{dataset}"], cwd=clone,
+                   check=True)
+    script = "\n".join(["set -ex", *map(runs_as, commands(README))])
+    environment = {name: value for name, value in os.environ.items() if name in ("HOME", "TMPDIR")}
+    done = subprocess.run(["bash", "-c", script], cwd=clone, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env={**environment, "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stdout
+    for run in ("moving_digits/my_run", "videos/first", "moving_digit_demo/slow"):
+        logged = losses(clone / "logs" / run)
+        assert logged[-1]["step"] == 50 and logged[-1]["total_loss"] < logged[0]["total_loss"], run
+        config = (clone / "logs" / run / "config.yml").read_text()
+        assert ("SlowRSSMCell" in config) == run.endswith("slow")
+    (summary,) = (clone / "logs" / "moving_digits" / "my_run").glob("eval_*/summary.json")
+    assert 0 < json.loads(summary.read_text())["metrics"]["mae"]["mean"] < 1
+    assert (clone / "data.png").exists()
+
+
+# -------------------------------------------------------------------------------- the other pages
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, run_dir):
+    """A folder in which the pages' commands run, with what a reader has by then."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("configs", "pretrained", "requirements.txt", "Makefile"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "logs" / "moving_digit_demo").mkdir(parents=True)
+    shutil.copytree(run_dir, folder / "logs" / "moving_digit_demo" / "first")
+    shutil.copytree(run_dir, folder / "their_run")
+    (folder / "tiny.yml").write_text(json.dumps(TINY | {"seq_len": 12, "max_steps": 2}))  # is YAML too
+    return folder
+
+
+@pytest.fixture
+def small_data(monkeypatch):
+    def small(sizes):
+        return tuple(SMALL_DATA.get(size, size) for size in sizes)
+
+    for builder in (MovingDigit, MovingDigits):
+        monkeypatch.setattr(builder, "SIZES", {
+            name: small(sizes) for name, sizes in builder.SIZES.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in tables.pages() if page != README],
+                         ids=lambda page: page.name)
+def test_the_commands_of_a_page(page, place, small_data, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    for command in commands(page):
+        said = run(runs_as(command), monkeypatch)
+        assert said in (None, 0), f"{command}: {said}\n{capsys.readouterr().out}"
+
+
+def run(command, monkeypatch):
+    """Runs a command; a script of ours in this process. Returns its exit code, None for success."""
+    words = shlex.split(command)
+    words = [word for pattern in words for word in (sorted(
+        str(path) for path in pathlib.Path().glob(pattern)) if "*" in pattern else [pattern])]
+    if words[0] != "python3" or words[1] == "bench.py":
+        words = [sys.executable, str(ROOT / words[1]), *words[2:]] if words[0] == "python3" else words
+        return subprocess.run(words, stdout=subprocess.DEVNULL).returncode
+    monkeypatch.setattr("sys.argv", words[1:])
+    try:
+        tools.run_script(importlib.import_module(words[1].removesuffix(".py")).main)
+    except SystemExit as stop:
+        return stop.code
+    return None
+
+
+# ------------------------------------------------------------------------------------- snippets
+
+
+def run_snippet(module, word):
+    """Runs a snippet of the README as if it stood in a module."""
+    exec(snippet(word), dict(vars(module)))
+
+
+def test_the_slow_cell_stays_bounded(monkeypatch):
+    monkeypatch.setattr(cells, "CELLS", dict(cells.CELLS))
+    run_snippet(cells, "class SlowRSSMCell")
+    slow, plain = (cells.CELLS[name](tiny(), 0, context_size=8, obs_size=32)
+                   for name in ("SlowRSSMCell", "RSSMCell"))
+    slow.set_weights(plain.get_weights())
+    state = cells.State(tf.random.stateless_normal([2, 3], [0, 0]), tf.fill([2, 5], 0.5))
+    inputs = tf.random.stateless_normal([2, 8], [0, 1]), tf.zeros([2, 3])
+    np.testing.assert_allclose(
+        slow.tick(state, *inputs).deter, (plain.tick(state, *inputs).deter + 0.5) / 2, rtol=1e-5)
+    many = slow.scan(state, 10 * tf.random.stateless_normal([2, 300, 8], [0, 2]),
+                     tf.random.stateless_normal([2, 300, 3], [0, 3]), tf.zeros([300]))
+    assert np.abs(many.deter).max() <= 1
+
+
+def test_a_metric_is_a_record(monkeypatch):
+    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+    run_snippet(metrics, 'METRICS["mae"]')
+    found = metrics.METRICS["mae"].function(tf.zeros([2, 4, 4, 1]), tf.fill([2, 4, 4, 1], 0.25), None)
+    np.testing.assert_allclose(found, [0.25, 0.25])

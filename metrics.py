@@ -4,6 +4,7 @@ METRICS is the one list of metrics: files, tables, plots and analyses follow it.
 """
 
 import dataclasses
+import functools
 import typing
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 import pixels
 from intervals import UNBOUNDED, defined_mean, interval
 from networks import LPIPS
+from video_data import doom_mazes
 from video_data.digits import compare_digits
 
 BETTER = ("a frame counts where, videos paired, the 95 % interval of the difference from each trivial "
@@ -75,6 +77,8 @@ class Metric:
     limits: the least and the greatest score that there can be.
     networks: names of networks, of which a flag --<name> chooses one; without it the metric is left out.
         function(network) then gives the function, and a {network} in the convention is its name.
+    part_of: the name of the metric of which this is a part: it has the same scores in some frames, and
+        is undefined in the others. function(that metric's function) then gives the function.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Metric:
     needs: tuple = ()
     limits: tuple = UNBOUNDED
     networks: tuple = ()
+    part_of: str = ""
 
     def score(self, truth, prediction, factors):
         """The function's scores of every frame, given only the factors that the metric needs."""
@@ -131,12 +136,48 @@ class Metric:
 
 
 def lpips(network):
-    """The function of the metric LPIPS."""
-    distance = LPIPS(network)
-    return lambda truth, prediction, factors: distance(truth, prediction)
+    """The function of the metric LPIPS. It keeps its last scores, since its parts ask for them again."""
+    distance, last = LPIPS(network), [None, None]
+
+    def function(truth, prediction, factors):
+        if last[0] is not prediction:
+            last[:] = prediction, distance(truth, prediction)
+        return last[1]
+
+    return function
 
 
-METRICS = {metric.name: metric for metric in (
+def walls(prediction, factors):
+    """Whether the wall that a frame of a maze shows is read as the true one: float32 [B, S, F].
+
+    prediction: uint8 [B, S, F, H, W, 3], or with 1 for F. NaN where the true frame shows several walls.
+    """
+    true = np.asarray(factors.frames["wall"])[:, None]
+    read = doom_mazes.read_walls(prediction.reshape(-1, *prediction.shape[3:]))
+    right = read.reshape(prediction.shape[:3]) == true
+    return np.where(true < 0, np.float32(np.nan), np.float32(right))
+
+
+def in_cells(revisited, function):
+    """A metric's function, undefined but in frames whose cell the context has shown, or has not."""
+    def restricted(truth, prediction, factors):
+        cells, shown = factors.frames["cell"][:, :, None], factors.context["cell"][:, None]
+        seen = tf.reduce_any(tf.reduce_all(tf.equal(cells, shown), -1), -1)[:, None]
+        return tf.where(seen == revisited, function(truth, prediction, factors), np.float32(np.nan))
+
+    return restricted
+
+
+def parts_by_cell(metric):
+    """Two metrics of memory: a metric where the camera has been before, and where it has not."""
+    for name, revisited, words in (("revisited", True, "has shown"), ("new", False, "has not shown")):
+        yield dataclasses.replace(
+            metric, name=f"{metric.name}_{name}", label=f"{metric.label}, {name}", networks=(),
+            convention=f"over frames in cells that the context {words}", part_of=metric.name,
+            function=functools.partial(in_cells, revisited), needs=(*metric.needs, "cell"))
+
+
+SCORES = (
     Metric(
         "psnr", "PSNR", "dB", "PSNR in dB of predictions clipped to [0, 1], data range 1, per frame",
         lambda truth, prediction, factors: pixels.psnr(truth, prediction), decimals=2,
@@ -164,6 +205,12 @@ METRICS = {metric.name: metric for metric in (
         lambda truth, prediction, factors: compare_digits(prediction, **factors.frames)[1].mean(-1),
         better="lower", decimals=2, pixels="8-bit", needs=("label", "position"), limits=(0, np.inf)),
     Metric(
+        "walls", "Walls", "",
+        "share of frames whose wall is read as the true one, by its colour at the height of the eyes; "
+        "frames that truly show several kinds of wall do not count",
+        lambda truth, prediction, factors: walls(prediction, factors),
+        pixels="8-bit", needs=("wall",), limits=(0, 1)),
+    Metric(
         "psnr_unclipped", "PSNR, unclipped", "dB",
         "PSNR in dB of unclipped predictions, data range 1, per frame; of colour the mean over the "
         "channels of each one's PSNR: as published for this model",
@@ -174,7 +221,10 @@ METRICS = {metric.name: metric for metric in (
         "SSIM as above, of unclipped predictions, data range 2: as published for this model",
         lambda truth, prediction, factors: pixels.ssim(truth, prediction, data_range=2.0),
         pixels="unclipped", headline=False, limits=(-1, 1)),
-)}
+)
+METRICS = {metric.name: metric for metric in SCORES}
+METRICS |= {part.name: part for name in ("psnr", "ssim", "lpips", "walls")
+            for part in parts_by_cell(METRICS[name])}
 
 
 def chosen(networks=None, factors=()):
@@ -184,20 +234,27 @@ def chosen(networks=None, factors=()):
     factors: the names of the factors that the data has.
     """
     networks = networks or {}
-    found = []
+    found = {}
     for metric in METRICS.values():
         if metric.networks and metric.name in networks:
             network = networks[metric.name]
             metric = dataclasses.replace(
                 metric, function=metric.function(network), networks=(),
                 convention=metric.convention.format(network=network))
-        if not metric.networks and set(metric.needs) <= set(factors):
-            found.append(metric)
-    return found
+        if metric.part_of in found:
+            whole = found[metric.part_of]
+            metric = dataclasses.replace(metric, function=metric.function(whole.function),
+                                         convention=f"{whole.convention}; {metric.convention}")
+        whole_is_there = not metric.part_of or metric.part_of in found
+        if not metric.networks and whole_is_there and set(metric.needs) <= set(factors):
+            found[metric.name] = metric
+    return list(found.values())
 
 
 def kept_samples(scored, scores):
     """The samples of one video that are kept: two random ones, and the best by each headline metric.
+
+    Of a metric's parts none is kept: what they are parts of has one.
 
     scores: [S, F] of each of the metrics scored, by name.
 
@@ -207,7 +264,7 @@ def kept_samples(scored, scores):
     if len(scores[scored[0].name]) > 1:
         kept["random_sample_2"] = 1
         for metric in scored:
-            if metric.headline:
+            if metric.headline and not metric.part_of:
                 number = int(metric.best_sample(scores[metric.name]))
                 kept[f"best_{metric.name}_sample"] = number
                 best.setdefault(number, []).append(metric.label)

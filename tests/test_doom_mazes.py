@@ -1,8 +1,11 @@
 """Walks through mazes: what they are, what the engine shows, what is stored, and how all of it ends."""
 
+import argparse
+import dataclasses
 import glob
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import signal
@@ -13,9 +16,14 @@ import time
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
 import data_loader
+import eval as evaluation
+import metrics
+import plot
 from config import Config
+from cwvae import CWVAE
 from tools import UserError
 from video_data import doom_engine, doom_mazes, store
 
@@ -330,3 +338,108 @@ def test_a_process_that_is_killed_as_it_renders_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="a process that renders has ended before .*start again"):
         list(frames)
     assert left_of([started[0].pid, *engines]) == []
+
+
+# ------------------------------------------------------------------------- which wall is seen
+
+
+@pytest.fixture(scope="module")
+def walks():
+    """Frames that truly show one wall, and which: of training and of test videos."""
+    def one_wall(split, count, length):
+        if doom_engine.importlib.util.find_spec("vizdoom") is None:
+            pytest.skip("ViZDoom is not there")
+        videos = rendered([(split, index, length) for index in range(count)], processes=2)
+        frames = np.concatenate([videos[split, index][::3] for index in range(count)])
+        walls = np.concatenate([doom_mazes.factors(split, index, length)["wall"][::3]
+                                for index in range(count)])
+        return frames[walls >= 0], walls[walls >= 0]
+
+    return {"train": one_wall("train", 60, 80), "test": one_wall("test", 40, 120)}
+
+
+@needs_engine
+def test_walls_are_read_as_the_rays_say(walks):
+    """This also says that rays and engine agree: where a frame shows one wall, and which."""
+    frames, walls = walks["test"]
+    assert len(frames) > 800 and len(set(walls)) == 16
+    right = doom_mazes.read_walls(frames) == walls
+    assert right.mean() > 0.98 and min(right[walls == wall].mean() for wall in range(16)) > 0.9
+    shuffled = np.random.default_rng(0).permutation(walls)
+    assert abs((doom_mazes.read_walls(frames) == shuffled).mean() - 1 / 16) < 0.03
+
+
+@needs_engine
+def test_walls_of_blurred_frames_are_read_too(walks):
+    frames, walls = walks["test"]
+    blurred = scipy.ndimage.gaussian_filter(frames.astype(np.float32), (0, 2, 2, 0)).astype(np.uint8)
+    assert (doom_mazes.read_walls(blurred) == walls).mean() > 0.95
+
+
+@needs_engine
+def test_the_colours_of_walls_are_those_of_training_frames(walks):
+    colours, spread = doom_mazes.learn_walls(*walks["train"])
+    np.testing.assert_allclose(colours, doom_mazes.COLOURS, atol=3)
+    np.testing.assert_allclose(spread, doom_mazes.SPREAD, atol=2)
+
+
+def test_nothing_is_read_on_grey():
+    levels = np.arange(0, 256, 5, np.uint8)[:, None, None, None]
+    frames = np.broadcast_to(levels, (len(levels), 64, 64, 3))
+    assert (doom_mazes.read_walls(frames) == -1).all()
+    noise = np.random.default_rng(0).integers(-1, 2, [20, 64, 64, 3])
+    assert (doom_mazes.read_walls((120 + noise).astype(np.uint8)) == -1).all()
+    assert doom_mazes.read_walls(np.zeros([0, 64, 64, 3], np.uint8)).shape == (0,)
+
+
+def test_sizes_are_read_alike():
+    for wall, colour in enumerate(doom_mazes.COLOURS):
+        for size in (32, 64, 128):
+            frame = np.zeros([1, size, size, 3], np.uint8)
+            frame[:, size // 4 : size // 4 * 3] = np.rint(colour)
+            assert doom_mazes.read_walls(frame) == [wall]
+
+
+# ------------------------------------------------------------------------------- an evaluation
+
+
+@needs_engine
+@pytest.mark.slow
+def test_an_evaluation_says_what_is_remembered_of_mazes(small, tmp_path, capsys, monkeypatch):
+    """Every measure stands in the summary, the curves, the report and the plot, beside trivial ones."""
+    config = small.replace(levels=2, channels_mult=1 / 32, cell_stoch_size=3, cell_deter_size=5,
+                           cell_embed_size=4, enc_dense_embed_size=6, open_loop_ctx=20)
+    data = data_loader.evaluation_sequences(config)
+    flags = argparse.Namespace(lpips=None, fvd_model=None, num_samples=2, seed=0, num_examples=3,
+                               batch_size=6, no_save_grid=True)
+    settings = dataclasses.asdict(config) | {"checkpoint": "none", "eval_seed": 0, "num_examples": 3,
+                                             "num_samples": 2, "data_digest": ""}
+    out = tmp_path / "eval_1"
+    out.mkdir()
+    table = evaluation.evaluate(config, CWVAE(config, data.action_size), data, flags, settings, str(out))
+    summary, arrays = json.loads((out / "summary.json").read_text()), np.load(out / "metrics.npz")
+    names = ["psnr", "ssim", "walls"]
+    for name in [*names, *(f"{name}_{part}" for name in names for part in ("revisited", "new"))]:
+        assert {f"{name}_mean_of_2", f"{name}_black", f"{name}_last_frame"} < set(summary["metrics"])
+        assert name in summary["better_than_trivial"] and metrics.METRICS[name].label in table
+        assert (out / f"{name}_range.png").exists() and (out / f"{name}_mean.npz").exists()
+        assert metrics.METRICS[name].label in (out / "report.html").read_text()
+    for index in range(3):
+        truth = doom_mazes.factors("test", index, 40)
+        shown = {tuple(cell) for cell in truth["cell"][:20]}
+        revisited = np.array([tuple(cell) in shown for cell in truth["cell"][20:]])
+        for sample in range(2):
+            np.testing.assert_array_equal(~np.isnan(arrays["psnr_revisited"][index, sample]), revisited)
+            np.testing.assert_array_equal(np.isnan(arrays["psnr_new"][index, sample]), revisited)
+            np.testing.assert_array_equal(
+                np.isnan(arrays["walls"][index, sample]), truth["wall"][20:] < 0)
+        last = doom_mazes.read_walls(data.batch(index, 1)["video"][0, 19:20])
+        one = truth["wall"][20:] >= 0
+        np.testing.assert_array_equal(
+            arrays["walls_last_frame"][index][one], (truth["wall"][20:] == last)[one])
+        assert not arrays["walls_black"][index][one].any()
+    assert sorted(name for name in os.listdir(out / "sample0") if name.startswith("best")) == [
+        "best_psnr_sample.npz", "best_ssim_sample.npz", "best_walls_sample.npz"]
+    monkeypatch.setattr("sys.argv", ["plot.py", str(out), "--out", str(tmp_path / "plot.png")])
+    plot.main()
+    assert "Walls, revisited" in capsys.readouterr().out and (tmp_path / "plot.png").exists()

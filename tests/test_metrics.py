@@ -7,6 +7,7 @@ from conftest import ROOT
 
 import metrics
 import pixels
+from video_data import doom_mazes
 
 RNG = np.random.default_rng(0)
 
@@ -69,7 +70,9 @@ def test_metrics_that_lack_what_they_need_are_left_out():
         return [metric.name for metric in metrics.chosen(**have)]
 
     assert names() == ["psnr", "ssim", "psnr_unclipped", "ssim_range2"]
-    assert names(factors=["label"]) == names(factors=["cell", "heading", "position"]) == names()
+    assert names(factors=["label"]) == names(factors=["heading", "position"]) == names()
+    assert set(names(factors=["cell", "heading"])) - set(names()) == {
+        "psnr_revisited", "psnr_new", "ssim_revisited", "ssim_new"}
     assert set(names(factors=["position", "label", "more"])) - set(names()) == {
         "identity", "position_error"}
 
@@ -100,3 +103,78 @@ def test_better_is_where_the_paired_interval_is_above_each_other():
     assert not error.beats(model[:1], [others[0][:1]]).any()  # One video gives no interval.
 
 
+
+
+# ---------------------------------------------------------------------------- mazes and their walls
+
+
+def mazes_of(truth_walls, cells, context_cells):
+    """Factors of one video that walks through cells and sees walls."""
+    def factors(walls, cells):
+        return {"wall": np.array([walls]), "cell": np.array([[(cell, 0) for cell in cells]])}
+
+    return metrics.Factors(factors(truth_walls, cells), factors([0] * len(context_cells), context_cells))
+
+
+def wall_frames(*walls):
+    """Frames [F, 64, 64, 3] that show walls between a floor and a ceiling; -1 for a grey frame."""
+    frames = np.zeros([len(walls), 64, 64, 3], np.uint8)
+    for frame, wall in zip(frames, walls, strict=True):
+        frame[8:56] = np.rint(doom_mazes.COLOURS[wall])
+        frame[:] = 100 if wall < 0 else frame
+    return frames
+
+
+def test_walls_are_right_wrong_or_undefined():
+    factors = mazes_of([3, 3, -1, 5, 5], [1, 1, 2, 2, 9], [1, 2])
+    predicted = np.stack([wall_frames(3, 4, 3, 5, -1), wall_frames(3, 3, 5, 5, 5)])[None]
+    truth = wall_frames(3, 3, 3, 5, 5)[None, None]
+    scored = {metric.name: metric.score(truth, predicted, factors)
+              for metric in metrics.chosen(factors=["wall", "cell"]) if metric.pixels == "8-bit"}
+    assert list(scored) == ["walls", "walls_revisited", "walls_new"]
+    np.testing.assert_array_equal(
+        scored["walls"], [[[1, 0, np.nan, 1, 0], [1, 1, np.nan, 1, 1]]])
+    np.testing.assert_array_equal(
+        scored["walls_revisited"], [[[1, 0, np.nan, 1, np.nan], [1, 1, np.nan, 1, np.nan]]])
+    np.testing.assert_array_equal(
+        scored["walls_new"], [[[np.nan] * 4 + [0], [np.nan] * 4 + [1]]])
+    held = metrics.METRICS["walls"].score(truth, wall_frames(5)[None, None], factors)
+    np.testing.assert_array_equal(held, [[[0, 0, np.nan, 1, 1]]])  # One frame for all of the time.
+
+
+def test_revisited_and_new_frames_share_a_metric_between_them():
+    factors = mazes_of([0] * 4, [7, 1, 8, 2], [1, 2, 3])
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.random([1, 1, 4, 16, 16, 3]), rng.random([1, 2, 4, 16, 16, 3])
+    scored = {metric.name: np.asarray(metric.score(np.float32(truth), np.float32(predicted), factors))
+              for metric in metrics.chosen(factors=["cell"]) if metric.pixels == "clipped"}
+    assert set(scored) == {"psnr", "ssim", "psnr_revisited", "psnr_new", "ssim_revisited", "ssim_new"}
+    for name in ("psnr", "ssim"):
+        old, new = scored[f"{name}_revisited"], scored[f"{name}_new"]
+        assert old.shape == new.shape == (1, 2, 4) and old.dtype == np.float32
+        np.testing.assert_array_equal(np.isnan(old), [[[True, False, True, False]] * 2])
+        np.testing.assert_array_equal(np.where(np.isnan(old), new, old), scored[name])
+
+
+def test_parts_are_of_what_is_scored_alone(monkeypatch):
+    calls = []
+
+    def distance(truth, prediction):
+        calls.append(prediction)
+        return np.zeros(prediction.shape[:3], np.float32)
+
+    monkeypatch.setattr(metrics, "LPIPS", lambda network: distance)
+    scored = metrics.chosen({"lpips": "alex"}, ["cell"])
+    names = [metric.name for metric in scored]
+    assert "lpips_revisited" in names and "walls_revisited" not in names
+    assert "lpips_new" not in [metric.name for metric in metrics.chosen(factors=["cell"])]
+    new = scored[names.index("lpips_new")]
+    assert new.convention.startswith("LPIPS (lpips 0.1, net alex)") and new.better == "lower"
+    assert new.convention.endswith("cells that the context has not shown")
+    factors, frames = mazes_of([0, 0], [7, 1], [1]), wall_frames(1, 2)[None, None]
+    for metric in scored:
+        if metric.pixels == "8-bit":
+            metric.score(frames, frames, factors)
+    assert len(calls) == 1  # Its parts do not run the network again.
+    kept, _ = metrics.kept_samples(scored, {name: np.zeros([3, 2]) for name in names})
+    assert "best_psnr_sample" in kept and not any("revisited" in name for name in kept)

@@ -36,6 +36,16 @@ WAYS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # north, east, south, west:
 # Of Freedoom's textures, walls that colour alone tells apart, and none that moves.
 WALLS = ("COMPBLUE", "REDWALL", "SKIN2", "BIGWALL", "GRAY1", "STONE2", "TANROCK2", "MARBLE1", "BRICK7",
          "BRICK11", "ASHWALL2", "PANRED", "STARG1", "SILVER2", "MODWALL3", "SKSNAKE1")
+# Their colours, red, green and blue to 255, in the rows EYES of frames that show one wall alone, and the
+# covariance around these: what learn_walls gives of every fifth frame of the training videos.
+COLOURS = np.array([
+    (0.0, 0.0, 67.0), (109.3, 16.7, 16.7), (145.6, 44.2, 44.2), (177.9, 114.8, 69.8),
+    (120.4, 120.4, 120.4), (58.2, 58.2, 58.2), (132.7, 108.5, 87.1), (70.8, 75.3, 49.3),
+    (92.5, 68.0, 40.5), (59.2, 25.3, 15.8), (21.6, 21.6, 21.6), (104.7, 47.6, 23.3),
+    (106.1, 110.1, 82.3), (62.7, 62.7, 108.1), (41.3, 41.3, 41.3), (121.2, 80.5, 47.5)])
+SPREAD = np.array([(6.18, 3.44, 2.74), (3.44, 4.10, 2.76), (2.74, 2.76, 6.74)])
+EYES = 30 / 64, 33 / 64  # share of a frame's height at which there is wall in every column
+FAINTEST = 2.0  # standard deviation of a frame's colours, to 255, below which nothing is read in it
 FLATS = ("FLOOR4_8", "FLAT8", "FLOOR0_7", "GRASS1", "FLAT14", "FLAT10", "FLOOR0_1", "CEIL5_1",
          "FLAT5_3", "FLOOR5_1")
 
@@ -206,6 +216,35 @@ def _cast(passages, places, headings):
             nearest = np.where(hits, distance, nearest)
             found = np.where(hits[..., None], before, found)
     return found
+
+
+def read_walls(frames):
+    """Reads which of WALLS frames show, by their colour at the height of the eyes: int [N].
+
+    It is the wall of the nearest colour, by the distance of a linear discriminant (Fisher 1936).
+
+    frames: uint8 [N, S, S, 3]. -1 where there is next to no contrast.
+    """
+    apart = _eye_colours(frames)[:, None] - COLOURS
+    distance = np.einsum("nkc,cd,nkd->nk", apart, np.linalg.inv(SPREAD), apart)
+    contrast = frames.std((1, 2)).mean(-1)
+    return np.where(contrast < FAINTEST, -1, distance.argmin(1))
+
+
+def learn_walls(frames, walls):
+    """The mean colour of each wall, [16, 3], and the covariance around it, [3, 3], that read_walls uses.
+
+    frames: uint8 [N, S, S, 3], with one wall in view. walls: int [N], which of WALLS.
+    """
+    colours = _eye_colours(frames)
+    means = np.stack([colours[walls == wall].mean(0) for wall in range(len(WALLS))])
+    return means, np.cov(colours - means[walls], rowvar=False, bias=True)
+
+
+def _eye_colours(frames):
+    """The mean colour at the height of the eyes, [N, 3]."""
+    top, bottom = (int(share * frames.shape[1]) for share in EYES)
+    return frames[:, top:bottom].mean((1, 2))
 
 
 @functools.cache

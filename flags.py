@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import sys
 import typing
 
 import yaml
@@ -33,7 +34,9 @@ def parse_train_flags(argv=None):
     """
     parser = Parser(
         description="Trains a Clockwork VAE; started again, it goes on from its newest checkpoint.",
-        epilog="Flags win over the file. A null is written null, a list [6, 4].")
+        epilog="Flags win over the file. A null is written null, a list [6, 4]. train.py --self-check "
+               "[--precision bfloat16] [--jit true] trains 20 small steps instead, without data, and "
+               "compares the losses with those of a CPU.")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
     for field in dataclasses.fields(Config):
         flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
@@ -49,6 +52,27 @@ def parse_train_flags(argv=None):
     given = vars(parser.parse_args(argv))
     path = given.pop("config")
     return path, {key: _parse_flag(key, text) for key, text in given.items()}
+
+
+def parse_self_check_flags(argv=None):
+    """Reads train.py's command line where it holds --self-check; None where it does not.
+
+    Returns the arguments of self_check.run.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not any(word.startswith("--self-check") for word in argv):
+        return None
+    parser = Parser(description="Trains 20 steps of a small model; compares the losses with a CPU's.")
+    parser.add_argument("--self-check", nargs="?", const="compare", choices=("compare", "refresh"),
+                        required=True, metavar="refresh", help="refresh: keep the losses of this CPU")
+    for key in ("precision", "jit"):
+        help = Config.__dataclass_fields__[key].metadata["help"]
+        parser.add_argument(f"--{key}", metavar="V", default=argparse.SUPPRESS, help=help)
+    given = vars(parser.parse_args(argv))
+    refresh = given.pop("self_check") == "refresh"
+    changes = {key: _parse_flag(key, text) for key, text in given.items()}
+    Config(dataset="mmnist", **changes)  # A wrong value is told here.
+    return {"changes": changes, "refresh": refresh}
 
 
 def _parse_flag(key, text):

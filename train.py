@@ -5,7 +5,7 @@ Started again with the same config, it goes on from its newest checkpoint.
 
 import tools
 from config import load_config, read_yaml
-from flags import parse_train_flags
+from flags import parse_self_check_flags, parse_train_flags
 
 
 def read_config():
@@ -16,7 +16,7 @@ def read_config():
 
 if __name__ == "__main__":
     # Importing TensorFlow takes seconds: a wrong flag is told before.
-    tools.run_script(read_config)
+    tools.run_script(lambda: parse_self_check_flags() or read_config())
 
 import startup
 
@@ -35,6 +35,7 @@ import data_loader
 import distribution
 import pictures
 import runs
+import self_check
 from cells import fold_in
 from cwvae import CWVAE, adam, last_state, parameters_text
 from logger import Logger
@@ -48,6 +49,9 @@ SIGNALS_EVERY = 10  # steps after which several workers ask each other for a sig
 
 
 def main():
+    if check := parse_self_check_flags():
+        self_check.run(**check)
+        return
     config, given = read_config()
     strategy = distribution.choose_strategy(config.batch_size)
     devices = distribution.Devices(strategy, config.batch_size)

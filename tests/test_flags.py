@@ -8,7 +8,8 @@ from conftest import ROOT
 
 import eval as evaluation
 import metrics
-from flags import num_examples
+from flags import num_examples, parse_self_check_flags
+from tools import UserError
 
 SCRIPTS = {
     "train.py": ["--config", "configs/demo.yml"], "eval.py": ["--model-dir", "."],
@@ -20,7 +21,7 @@ SCRIPTS = {
     *((script, [*flags, "--misspelt"]) for script, flags in SCRIPTS.items()),
     *((script, ["--help"]) for script in SCRIPTS),
     ("train.py", ["--config", "configs/demo.yml", "--levels", "two"]),
-    ("train.py", ["--config", "nowhere.yml"])])
+    ("train.py", ["--config", "nowhere.yml"]), ("train.py", ["--self-check", "--precision", "float16"])])
 def test_flags_are_read_before_tensorflow_is_imported(script, flags):
     process = subprocess.run(
         [sys.executable, "-X", "importtime", script, *flags], cwd=ROOT, text=True, capture_output=True)
@@ -48,3 +49,13 @@ def test_all_videos_are_used_where_there_are_fewer_than_wanted(capsys):
     assert not capsys.readouterr().out
     assert num_examples(100, 7) == 7
     assert "100 is more than the 7 test videos" in capsys.readouterr().out
+
+
+def test_self_check_takes_what_it_needs_and_no_config():
+    assert parse_self_check_flags(["--config", "a.yml"]) is None
+    assert parse_self_check_flags(["--self-check"]) == {"changes": {}, "refresh": False}
+    assert parse_self_check_flags(["--self-check=refresh"]) == {"changes": {}, "refresh": True}
+    assert parse_self_check_flags(["--jit", "true", "--self-check", "--precision", "bfloat16"]) == {
+        "changes": {"jit": True, "precision": "bfloat16"}, "refresh": False}
+    with pytest.raises(UserError, match="unknown argument --config"):
+        parse_self_check_flags(["--self-check", "--config", "a.yml"])

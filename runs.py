@@ -19,6 +19,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 import original
 import provenance
+import published
 import tools
 from config import Config, load_config
 from cwvae import CWVAE
@@ -152,7 +153,7 @@ def find_checkpoint(model_dir):
     model_dir may be one checkpoint too, as model/ckpt-20. Raises UserError where there is none.
     """
     given, model_dir = model_dir, os.path.abspath(os.path.expanduser(model_dir))
-    one = model_dir if os.path.exists(f"{model_dir}.index") else None
+    one = model_dir if _is_there(model_dir) else None
     if one:
         model_dir = os.path.dirname(model_dir)
     if not os.path.isdir(model_dir):
@@ -187,15 +188,15 @@ def load(model_dir):
 def publish(model_dir, out):
     """Writes a run's config and the weights of its checkpoint into a new folder `out`, to pass on.
 
-    Whatever takes a run to load takes it. Without the optimizer's state it is a third as large, and
-    training does not go on from it, but may start: init_from.
+    Whatever takes a run to load takes it. The weights are float16, and the optimizer's state is left
+    out, so it is a sixth as large. Training does not go on from it, but may start from it: init_from.
     Raises UserError as load does, and where `out` is taken or cannot be written.
     """
     _, prefix = find_checkpoint(model_dir)
     loaded = load(prefix)  # that one, whatever training saves meanwhile
     with directory_atomically(out) as part:
         loaded.config.save(os.path.join(part, "config.yml"))
-        Checkpoints(part, model=loaded.model).save(_step_of(prefix))
+        published.save(os.path.join(part, "model"), _step_of(prefix), loaded.model)
 
 
 def _action_size(config, prefix):
@@ -207,6 +208,9 @@ def _action_size(config, prefix):
         return 0
     cell = CWVAE(config).cells[0]
     kernel = cell.trainable_variables[0]
+    if published.is_published(prefix):
+        saved = published.read(prefix)[f"{cell.name}/000/{kernel.path}"]
+        return saved.shape[0] - kernel.shape[0]
     layer = f"model/{cell.name}/{os.path.dirname(kernel.path)}/"  # as model/level_0/prior_input/
     shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     rows = [shape[0] for name, shape in shapes.items() if name.startswith(layer) and len(shape) == 2]
@@ -224,7 +228,7 @@ def restore_model(model_dir, model):
             restore(prefix, model=model)
             return prefix
         except Damaged as error:
-            if not os.path.exists(f"{prefix}.index"):
+            if not _is_there(prefix):
                 continue
             before = [other for other in _prefixes(os.path.dirname(prefix))
                       if _step_of(other) < _step_of(prefix)]
@@ -233,16 +237,27 @@ def restore_model(model_dir, model):
 
 
 def _prefixes(directory):
-    """The prefixes of the checkpoints in a directory, the newest first: ours, or the release's one."""
+    """The prefixes of the checkpoints in a directory, the newest first.
+
+    Where none is ours, the one of the release, or published weights.
+    """
     names = os.listdir(directory) if os.path.isdir(directory) else []
     found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names]
     steps = sorted((int(match[1]) for match in found if match), reverse=True)
-    theirs = original.find(directory)
+    other = original.find(directory) or published.find(directory)
     return ([os.path.join(directory, f"ckpt-{step}") for step in steps]
-            or ([theirs] if theirs else []))
+            or ([other] if other else []))
+
+
+def _is_there(prefix):
+    """Whether a path is the prefix of a checkpoint, or published weights."""
+    return os.path.exists(f"{prefix}.index") or (
+        published.is_published(prefix) and os.path.isfile(prefix))
 
 
 def _step_of(prefix):
+    if published.is_published(prefix):
+        return published.step(prefix)
     return 0 if original.is_release(prefix) else int(prefix.rsplit("-", 1)[1])
 
 
@@ -269,6 +284,12 @@ def restore(prefix, **objects):
             if "step" in objects:
                 objects["step"].assign(step)
             return
+        if published.is_published(prefix):
+            if objects.keys() != {"model"}:
+                raise UserError(f"{prefix} holds weights alone, training does not go on from it; a new "
+                                f"run may start from them: init_from")
+            published.restore(prefix, objects["model"])
+            return
         saved = _count_variables(prefix, "model")
         expected = len(objects["model"].trainable_variables)
         if saved != expected:
@@ -277,7 +298,7 @@ def restore(prefix, **objects):
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise UserError(f"{other}: {str(error).strip().splitlines()[0]}") from None
-    except (IndexError, RuntimeError, tf.errors.OpError) as error:  # as TensorFlow's reader has it
+    except (OSError, IndexError, RuntimeError, tf.errors.OpError) as error:  # as its reader has it
         raise Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
 
 
@@ -366,7 +387,8 @@ class Checkpoints:
             with write_atomically(os.path.join(directory, "checkpoint")) as file:
                 # For TensorFlow's own tools; we look at the files.
                 file.write(f'model_checkpoint_path: "ckpt-{step}"\n')
-        ours = [prefix for prefix in _prefixes(directory) if not original.is_release(prefix)]
+        ours = [prefix for prefix in _prefixes(directory)
+                if not original.is_release(prefix) and not published.is_published(prefix)]
         kept = [prefix for prefix in ours if _step_of(prefix) <= step][:keep]
         for prefix in set(ours) - set(kept):
             # The index first: what has one is whole.

@@ -13,7 +13,6 @@ import yaml
 
 import data_loader
 import runs
-import tools
 import video_model
 from cells import fold_in
 from config import Config, load_config
@@ -43,22 +42,6 @@ def test_the_printed_lines_run(run_dir, monkeypatch, tmp_path, video):
     assert [level.shape for level in names["states"]] == [(4, 8), (2, 8)]
     assert names["nats"].shape == (4,) and names["again"].shape == (4, 64, 64, 1)
     assert sorted(path.name for path in (tmp_path / "my_model").iterdir()) == ["config.yml", "model"]
-
-
-def test_what_is_published_is_the_model_without_its_optimizer(run_dir, model, tmp_path, video):
-    out = tmp_path / "published"
-    runs.publish(str(run_dir), str(out))
-    again = runs.load(str(out))
-    assert again.config == model.config
-    np.testing.assert_array_equal(again.predict(video[0, :4], 3), model.predict(video[0, :4], 3))
-    _, prefix = runs.find_checkpoint(str(out))
-    assert prefix.endswith("ckpt-24")
-    names = [name for name, _ in tf.train.list_variables(prefix)]
-    assert not [name for name in names if "optimizer" in name]
-    started = runs.Checkpoints(tmp_path / "new", model=CWVAE(model.config))
-    assert started.restore(str(out)) == 0
-    with pytest.raises(tools.UserError, match="published"):
-        runs.publish(str(run_dir), str(out))
 
 
 def test_it_predicts_as_an_evaluation_does(model, video):

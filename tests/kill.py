@@ -33,8 +33,8 @@ import runs  # noqa: E402
 CONFIG = dict(
     dataset="videos", levels=2, tmp_abs_factor=2, channels_mult=1 / 32, cell_stoch_size=3,
     cell_deter_size=5, cell_embed_size=4, enc_dense_layers=1, enc_dense_embed_size=6, seq_len=8,
-    eval_seq_len=10, open_loop_ctx=4, batch_size=2, max_steps=40, save_scalars_every=1, save_gifs=False,
-    save_model_every=1, save_named_model_every=20, lr_schedule="cosine", lr_warmup_steps=3, name="run")
+    eval_seq_len=10, open_loop_ctx=4, batch_size=2, max_steps=40, save_scalars_every=7, save_gifs=False,
+    save_model_every=5, save_named_model_every=20, lr_schedule="cosine", lr_warmup_steps=3, name="run")
 PATIENCE = 300  # seconds for a process to come to where it is to be killed
 
 

@@ -114,7 +114,7 @@ LEVEL_CHARTS = Layout(category=[Category(title="levels", chart=[
 
 
 def _step_of_line(line):
-    """The step of a line of metrics.jsonl; None where it is none of ours."""
+    """The step of a line of metrics.jsonl; None where the line is not one of ours."""
     try:
         values = json.loads(line)
         return values["step"] if isinstance(values["step"], int) and "split" in values else None

@@ -1,8 +1,8 @@
-"""Runs of the original release: what the authors' TensorFlow 1 code leaves behind, read for our model.
+"""Reads runs of the original release, which the authors' TensorFlow 1 code wrote.
 
-Such a run is laid out as ours are. Some keys of its config.yml have other names, and its checkpoints
-are a TensorFlow 1 Saver's: they name a variable by the number of its layer, not by the object that
-owns it. What is wrong with one is a ValueError of one line, which runs.restore tells the user.
+Such a run has the same files as ours. Some keys of its config.yml have other names. A TensorFlow 1
+Saver wrote its checkpoints: they name a variable by the number of its layer, not by the object that
+owns it. A checkpoint that does not fit raises a ValueError of one line, which runs.restore shows.
 """
 
 import os
@@ -102,8 +102,8 @@ def _names(shapes):
         elif last in WEIGHTS:
             key = "/".join([*scopes[-1:], last])
         elif shapes[name] == [] or any(scope in WEIGHTS for scope in scopes):
-            # The optimizer's: its own numbers, as beta1_power, or named after the variable that it
-            # belongs to, as dense_3/kernel/Adam. What is neither could be a layer that we lack.
+            # This belongs to the optimizer: one of its own numbers, as beta1_power, or a slot of a
+            # variable, as dense_3/kernel/Adam. Any other name could be a layer that we lack.
             continue
         else:
             key = name

@@ -140,7 +140,7 @@ def _remove_leftovers(run_dir):
         for path in glob.glob(os.path.join(glob.escape(run_dir), pattern)):
             if os.path.isfile(path):
                 os.remove(path)
-            elif not path.endswith(".part"):  # Those belong to evaluations, which may be alive.
+            elif not path.endswith(".part"):  # These folders belong to evaluations that may still run.
                 shutil.rmtree(path)
 
 
@@ -374,7 +374,10 @@ class Checkpoints:
         self._save(os.path.join(self._run_dir, "model_best"), step)
 
     def _save(self, directory, step, keep=1):
-        """Writes a checkpoint; of those before it, keeps the newest. Later ones are no longer true."""
+        """Writes a checkpoint, and removes older ones but the newest `keep`.
+
+        Checkpoints of later steps are removed too: the run has gone back to before them.
+        """
         self._step.assign(step)
         prefix = os.path.join(directory, f"ckpt-{step}")
         with writing(directory):
@@ -385,12 +388,12 @@ class Checkpoints:
                 shutil.rmtree(f"{prefix}_temp", ignore_errors=True)
                 raise
             with write_atomically(os.path.join(directory, "checkpoint")) as file:
-                # For TensorFlow's own tools; we look at the files.
+                # TensorFlow's own tools read this file. We look for the checkpoints themselves.
                 file.write(f'model_checkpoint_path: "ckpt-{step}"\n')
         ours = [prefix for prefix in _prefixes(directory)
                 if not original.is_release(prefix) and not published.is_published(prefix)]
         kept = [prefix for prefix in ours if _step_of(prefix) <= step][:keep]
         for prefix in set(ours) - set(kept):
-            # The index first: what has one is whole.
+            # The index goes first, since a checkpoint with an index counts as whole.
             for path in [f"{prefix}.index", *glob.glob(f"{glob.escape(prefix)}.data-*")]:
                 os.remove(path)

@@ -1,4 +1,4 @@
-"""What all scripts share: how errors end them, and how files are written. TensorFlow is not imported."""
+"""What all scripts share: how errors end them, and how they write files. TensorFlow is not imported."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ import sys
 import filelock
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Of the machine, not of the program: these are no reason for a traceback.
+# These errors tell of the machine, so one line tells the user more than a traceback.
 OF_THE_MACHINE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
                   errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
@@ -31,13 +31,14 @@ class Stopped(BaseException):
 
 
 def run_script(main):
-    """Runs a script's main function. What the program is not to blame for becomes one line on stderr.
+    """Runs a script's main function. An error of the user or the machine becomes one line on stderr.
 
     Exit codes: 2 for bad input; 1 for a full disk, no memory, a closed pipe and the like. After a
     signal the process ends by that signal, so that a shell's loop over runs ends too.
     """
     with contextlib.suppress(AttributeError):  # A stream that stands in for it may lack the method.
-        sys.stdout.reconfigure(errors="backslashreplace")  # File names may be no text.
+        # A file name may hold bytes that are no text; it is printed all the same.
+        sys.stdout.reconfigure(errors="backslashreplace")
     handlers = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGHUP)
                 if signal.getsignal(number) != signal.SIG_IGN}
     try:
@@ -131,7 +132,7 @@ def _exit(code, problem):
 
 @contextlib.contextmanager
 def writing(path):
-    """In the context, an error by the operating system names the path, and TensorFlow's are OSErrors."""
+    """In the context, errors of the operating system name the path; TensorFlow's become OSErrors."""
     try:
         yield
     except (OSError, *_tensorflow_error()) as error:
@@ -155,7 +156,10 @@ def machine_errno(error):
 
 
 def cannot_write(key, path, error):
-    """What to raise for an OSError as a path is written: a full disk is no fault of a key's value."""
+    """The exception to raise after an OSError while a path was written.
+
+    It is a UserError that names the key, but an OSError where the disk is full.
+    """
     if error.errno in DISK_FULL:
         return OSError(error.errno, os.strerror(error.errno), error.filename or str(path))
     return UserError(f"{key}: cannot write to {path}: {error.strerror}")

@@ -20,11 +20,11 @@ OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
 class VideoModel:
     """A CWVAE with its weights, for NumPy videos.
 
-    A video is [T, S, S, C], or several [B, T, S, S, C], S and C as the config has them; uint8, or float
-    in [0, 1]. What comes back is of the same kind, and has the axis B where the video has it. Of a
-    model that takes them, `actions` is [T, A] or [B, T, A]: row t is the action taken on seeing frame t,
-    so it leads to frame t + 1. The same seed gives the same result.
-    Whatever is given otherwise is a ValueError that says what is expected.
+    A video is [T, S, S, C], or several are [B, T, S, S, C], with S and C of the config; uint8, or float
+    in [0, 1]. Results have the dtype of the video, and the axis B where the video has it. A model of
+    actions needs `actions`, [T, A] or [B, T, A]: row t is the action taken on seeing frame t, so it
+    leads to frame t + 1. The same seed gives the same result.
+    An argument that does not fit raises a ValueError that says what is expected.
 
     config: a Config. model: a cwvae.CWVAE.
     """
@@ -62,7 +62,10 @@ class VideoModel:
         return self._like(video, self._decode_in_pieces(states), single)
 
     def reconstruct(self, video, actions=None, seed=None):
-        """What the posterior makes of a video, of its shape. seed: of samples; None takes the modes."""
+        """The video as the posterior reconstructs it, in the same shape.
+
+        seed: of the samples; None takes the modes.
+        """
         videos, single = self._videos(video)
         states = [state_vector(rollout.levels[0])
                   for rollout in self._rollouts(videos, actions, seed, single)]
@@ -71,7 +74,7 @@ class VideoModel:
     def encode_states(self, video, actions=None, seed=None):
         """The posterior's states of a video, as features: a list of float32 [N_l, Z + H] per level.
 
-        Level l ticks once every strides[l] frames. seed: of samples; None takes the modes.
+        Level l ticks once every strides[l] frames. seed: of the samples; None takes the modes.
         """
         videos, single = self._videos(video)
         pieces = [[state_vector(level) for level in rollout.levels]

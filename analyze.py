@@ -69,8 +69,6 @@ from tables import estimate_text, markdown
 
 CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
 DREAM_FPS = 25
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def main():
@@ -312,11 +310,10 @@ def save_drops(stem, shown, values, done, context):
                 for index, (key, label, *_) in enumerate(items):
                     change = drop(metric, values, key)
                     frames = np.arange(context + 1, context + 1 + change.shape[1])
-                    color = pictures.COLORS[index % len(pictures.COLORS)]
-                    axes.fill_between(frames, *intervals.interval(change[None]), color=color,
+                    look = pictures.look(index) | {"marker": ""}
+                    axes.fill_between(frames, *intervals.interval(change[None]), color=look["color"],
                                       alpha=0.15, linewidth=0)
-                    axes.plot(frames, intervals.defined_mean(change, 0), color=color, label=label,
-                              linestyle=LINES[index % len(LINES)], linewidth=1.3)
+                    axes.plot(frames, intervals.defined_mean(change, 0), label=label, **look)
                 axes.axhline(0, color="0.4", linewidth=0.6)
                 if column == 0:
                     axes.set_ylabel(drop_label(metric))
@@ -453,13 +450,11 @@ def save_information(stem, values, skips, strides):
         for axes, (name, label) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
             for level, stride in enumerate(strides):
                 shown = values[name][:, level]
-                look = dict(color=pictures.COLORS[level % len(pictures.COLORS)], linewidth=1.3,
-                            linestyle=LINES[level % len(LINES)])
+                look = pictures.look(level)
                 low, high = intervals.interval(shown[None])
                 axes.vlines(skips, low, high, color=look["color"], linewidth=1)
                 ticks = f"every {stride} frames" if stride > 1 else "every frame"
-                axes.plot(skips, shown.mean(0), marker=MARKERS[level % len(MARKERS)], markersize=4,
-                          clip_on=False, label=f"level {level}, {ticks}", **look)
+                axes.plot(skips, shown.mean(0), clip_on=False, label=f"level {level}, {ticks}", **look)
             axes.set_xscale("log", base=2)
             axes.set_xticks(skips, [str(skip) for skip in skips])
             axes.set_xticks([], minor=True)

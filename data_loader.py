@@ -20,6 +20,7 @@ import tempfile
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 import pictures
 import tools
@@ -82,6 +83,21 @@ class Clips:
         paths = prepare(self._config)
         return "-".join(store.fingerprint(paths[name], "train") for name in ("video", "actions")
                         if name in paths)
+
+    def mean_frame(self, at_most=10_000):
+        """The mean of the training frames, float32 [S, S, C] in [0, 1].
+
+        at_most: how many frames count; where there are more, they are spread evenly over all videos.
+        """
+        last = np.cumsum(self._videos.lengths)
+        rows = np.unique(np.linspace(0, last[-1] - 1, min(at_most, last[-1])).astype(np.int64))
+        total = np.zeros(self._videos.shape, np.int64)
+        for video, frames in tqdm(enumerate(np.split(rows, np.searchsorted(rows, last[:-1]))),
+                                  "Mean of the training frames", len(last), unit=" videos", delay=1,
+                                  file=sys.stderr):
+            first = last[video] - self._videos.lengths[video]
+            total += self._videos[video][frames - first].sum(0, dtype=np.int64)
+        return (total / (255 * len(rows))).astype(np.float32)
 
     def indices(self, step):
         """The clips of a step's global batch, int [B]: a function of (seed, step) alone.

@@ -83,9 +83,10 @@ def evaluate(config, model, data, flags, settings, out):
     """
     chosen_networks = {name: getattr(flags, name) for name, metric in metrics.METRICS.items()
                        if metric.networks and getattr(flags, name)}
+    mean_frame = runs.read_mean_frame(runs.find_checkpoint(flags.model_dir)[0])
     scored = metrics.chosen(chosen_networks, factors_of(data.batch(0, 1)))
     fvd = networks.FVD(flags.fvd_model) if flags.fvd_model else None
-    predictor = Predictor(config, model, flags.num_samples, flags.seed, scored)
+    predictor = Predictor(config, model, flags.num_samples, flags.seed, scored, mean_frame)
     batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
     values, features, sheet, speed = [], [], [], Speed()
     with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:

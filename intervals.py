@@ -45,7 +45,10 @@ def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
         variance = np.where(variance > ROUNDING * mean**2, variance, 0)
         freedom = variance**2 / sum(part**2 / count for part, (*_, count) in
                                     zip(scaled, terms, strict=True))
-        quantile = scipy.stats.t.ppf((1 + confidence) / 2, freedom)
+        # No fewer than the least of what is added up; what is taken off would else make it next to none.
+        added = [count for share, _, count in terms if np.all(share > 0)]
+        least = np.min(np.broadcast_arrays(*added), 0)
+        quantile = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(freedom, least))
         if np.isfinite(limits).all():
             low, high = _score_interval(mean, variance, videos, quantile, limits, confidence)
         else:

@@ -19,19 +19,20 @@ from video_data.digits import compare_digits
 BETTER = ("a frame counts where, videos paired, the 95 % interval of the difference from each trivial "
           "predictor is above 0")
 # A model that does not beat these has learned nothing. The words of tables, by the names of files.
-TRIVIAL = {"last_frame": "last frame held", "context_mean": "mean of the context", "black": "black"}
+TRIVIAL = {"last_frame": "last frame held", "context_mean": "mean of the context",
+           "mean_frame": "mean frame of the training data", "black": "black"}
 
 
-def trivial_predictions(context):
-    """The prediction of each trivial predictor, in the order of TRIVIAL; each is the same at all times.
+def trivial_predictions(context, mean_frame=None):
+    """The frame that each trivial predictor predicts at all times: a dict of float32 [B, H, W, C].
 
     context: uint8 [B, ctx, H, W, C], the frames observed.
-
-    Returns: float32 [B, 3, 1, H, W, C].
+    mean_frame: float32 [H, W, C], of the training data; without it that predictor is left out.
     """
     context = pixels.to_float(context)
-    last, mean = context[:, -1], tf.reduce_mean(context, 1)
-    return tf.stack([last, mean, tf.zeros_like(last)], 1)[:, :, None]
+    last, black = context[:, -1], tf.zeros_like(context[:, 0])
+    found = {"last_frame": last, "context_mean": tf.reduce_mean(context, 1), "black": black}
+    return found if mean_frame is None else found | {"mean_frame": black + mean_frame}
 
 
 def trivial_of(name, values):

@@ -207,6 +207,16 @@ STYLE = {
     "legend.frameon": False, "lines.linewidth": 1.5, "savefig.dpi": 200, "savefig.bbox": "tight",
     "pdf.fonttype": 42,  # letters stay letters, as journals ask
 }
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+
+
+def look(index):
+    """Colour, line and marker of a curve: any one of them tells few curves apart."""
+    return dict(color=COLORS[index % len(COLORS)], linestyle=LINES[index % len(LINES)],
+                marker=MARKERS[index % len(MARKERS)], markersize=3.5, linewidth=1.3)
+
+
 TRIVIAL_LINE = dict(color="0.45", linestyle=(0, (4, 2)), linewidth=1.1, label="best trivial predictor")
 
 

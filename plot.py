@@ -59,19 +59,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import pictures
+from comparison import table
 from evaluations import comparable, data_of, group_seeds, label_by_difference, read_result
-from intervals import defined_mean, estimate, interval
-from metrics import METRICS, TRIVIAL
-from tables import estimate_text, markdown
+from intervals import defined_mean, interval
+from metrics import METRICS
+from pictures import look
 
-LOSSES = {
-    "total_loss": "Loss (nats per frame)",
-    "nll_term": "Negative log-likelihood\n(nats per frame)",
-    "kl_term": "KL (nats per frame)",
-}
+# What the axes call the terms of the loss; others are called by their names.
+LOSSES = {"total_loss": "Loss", "nll_term": "Negative log-likelihood\n", "kl_term": "KL"}
+PANELS = 3  # a row
 ANIMATION_FPS = 20
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 def main():
@@ -136,89 +133,6 @@ def animated(curves, labels, examples, frames):
     return pictures.comparison_gif_frames(rows, curves[0].context + 1)
 
 
-# -------------------------------------------------------------------------------------------- table
-
-
-def table(curves, labels, spans=()):
-    """The means over frames, samples and examples, with their intervals, as Markdown."""
-    text = markdown([["", *labels], *table_rows(curves, spans)])
-    if any(curve.scores for curve in curves):
-        over = "the seeds and the examples" if any(
-            len(curve.results) > 1 for curve in curves) else "the examples"
-        text += (f"\nMeans over the predicted frames and {over}; in brackets the 95% "
-                 f"interval over {over}.\nThe best sample of an example is the one with the best "
-                 f"mean over time, chosen for each metric.\n")
-    for name in METRICS:
-        found = {curve.conventions[name] for curve in curves if name in curve.conventions}
-        if len(found) > 1:
-            text += f"{METRICS[name].label} is of {len(found)} conventions here, which do not compare.\n"
-    return text
-
-
-def table_rows(curves, spans=()):
-    """Yields the rows of the table: a name, then a cell a curve, empty where it has no such thing.
-
-    spans: predicted frames (first, last) whose means have rows, too.
-    """
-    shapes = [next(iter(curve.scores.values())).shape if curve.scores else None for curve in curves]
-    if any(len(curve.results) > 1 for curve in curves):
-        yield ["Seeds", *(str(len(curve.results)) for curve in curves)]
-    if any(shapes):
-        for axis, name in enumerate(["Examples", "Samples of each", "Frames predicted"]):
-            yield [name, *(str(shape[axis]) if shape else "" for shape in shapes)]
-        yield ["Frames of context", *(str(curve.context or "") for curve in curves)]
-    several = sorted({shape[1] for shape in shapes if shape and shape[1] > 1})
-    for name, metric in METRICS.items():
-        having = [name in curve.scores for curve in curves]
-        if not any(having):
-            continue
-
-        def row(words, values, metric=metric):
-            return [f"{metric.heading}, {words}", *(
-                "" if value is None else estimate_text(
-                    estimate(defined_mean(value, -1), limits=metric.limits), metric.decimals)
-                for value in values)]
-
-        yield row("mean", [curve.of(name) if has else None
-                           for curve, has in zip(curves, having, strict=True)])
-        for first, last in spans:
-            yield row(f"frames +{first} to +{last}", [
-                curve.of(name)[..., first - 1:last] if has and shape[2] >= last else None
-                for curve, has, shape in zip(curves, having, shapes, strict=True)])
-        for samples in several:
-            yield row(f"best of {samples}", [
-                curve.of(name, best=True) if has and shape[1] == samples else None
-                for curve, has, shape in zip(curves, having, shapes, strict=True)])
-        for predictor, words in TRIVIAL.items():
-            found = [curve.trivial.get(name, {}).get(predictor) for curve in curves]
-            if any(values is not None for values in found):
-                yield row(words, found)
-    if any(curve.fvd for curve in curves):
-        yield ["FVD ↓ (videos, frames of each)", *(map(fvd_text, curves))]
-    for level in range(max(curve.settings["levels"] for curve in curves)):
-        row = [kl_text(curve, f"avg_kl_prior_posterior__level_{level}") for curve in curves]
-        if any(row):
-            yield [f"KL of level {level} in validation (nats per frame)", *row]
-    if any(curve.training for curve in curves):
-        yield ["Steps trained", *(str(curve.training[-1]["step"]) if curve.training else ""
-                                  for curve in curves)]
-
-
-def kl_text(curve, name):
-    """A level's KL at the last validation of every seed."""
-    logged = [[line[name] for line in result.training if line["split"] == "val" and name in line]
-              for result in curve.results]
-    return ", ".join(f"{values[-1]:.2f}" for values in logged if values)
-
-
-def fvd_text(curve):
-    """The FVD of every seed, and of how many videos and frames."""
-    if not all(result.fvd for result in curve.results):
-        return ""
-    distances = ", ".join(f"{result.fvd['fvd']:.1f}" for result in curve.results)
-    return "{} ({fvd_num_videos}, {fvd_num_frames})".format(distances, **curve.fvd)
-
-
 # ------------------------------------------------------------------------------------------- figure
 
 
@@ -229,8 +143,8 @@ def save_comparison(file, suffix, curves, labels, best, together):
     be drawn together: the panel then says so.
     """
     rows = metric_rows(curves, together)
-    losses = [(name, None) for name in LOSSES if any(curve.training for curve in curves)]
-    rows += [losses] if losses else []
+    losses = terms(curves)
+    rows += [[(name, None) for name in losses[i:i + PANELS]] for i in range(0, len(losses), PANELS)]
     with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
         # As wide as the text of a page.
         figure = Figure(figsize=(7, 2.3 * len(rows) + 0.3), layout="constrained")
@@ -238,13 +152,13 @@ def save_comparison(file, suffix, curves, labels, best, together):
         for part, panels in zip(parts, rows, strict=True):
             for axes, (name, shown) in zip(
                     np.atleast_1d(part.subplots(1, len(panels))), panels, strict=True):
-                if name in LOSSES:
+                if shown is None:
                     draw_training(axes, name, curves)
                 else:
                     draw_metric(axes, name, curves, shown, best)
             part.supxlabel("Training step (light: training loss, dark: validation loss)"
-                           if panels is losses else "Frame", fontsize=8)
-        handles = [matplotlib.lines.Line2D([], [], **style(index)) for index in range(len(curves))]
+                           if panels[0][1] is None else "Frame", fontsize=8)
+        handles = [matplotlib.lines.Line2D([], [], **look(index)) for index in range(len(curves))]
         if any(any(curve.trivial.values()) for curve in curves):
             handles.append(matplotlib.lines.Line2D([], [], **pictures.TRIVIAL_LINE))
             labels = [*labels, pictures.TRIVIAL_LINE["label"]]
@@ -253,7 +167,15 @@ def save_comparison(file, suffix, curves, labels, best, together):
         figure.savefig(file, format=suffix)
 
 
-def metric_rows(curves, together, panels=3):
+def terms(curves):
+    """The names of the loss and of its terms, as far as the runs have logged any."""
+    logged = {name: None for curve in curves for result in curve.results for line in result.training
+              for name in line if name.endswith("_term")}
+    trained = any(curve.training for curve in curves)
+    return ["total_loss", *logged] if trained else []
+
+
+def metric_rows(curves, together, panels=PANELS):
     """The rows of panels, each a list of (metric, indices of the curves in it)."""
     drawn = [name for name, metric in METRICS.items() if metric.headline]
     groups = {name: comparable(curves, name) for name in drawn}
@@ -271,13 +193,6 @@ def legend_columns(labels):
     return max(1, min(len(labels), 110 // (max(map(len, labels)) + 8)))
 
 
-def style(index):
-    """Colour, line and marker of a result: any one of them tells few results apart."""
-    return dict(
-        color=pictures.COLORS[index % len(pictures.COLORS)], linestyle=LINES[index % len(LINES)],
-        marker=MARKERS[index % len(MARKERS)], markersize=3.5, linewidth=1.3)
-
-
 def draw_metric(axes, name, curves, shown, best):
     """A metric over the predicted frames, with its 95% interval, of the curves of these indices."""
     metric, trivial = METRICS[name], []
@@ -286,11 +201,11 @@ def draw_metric(axes, name, curves, shown, best):
         values = curve.of(name, best)  # [R, N, T]
         frames = np.arange(curve.context + 1, curve.context + 1 + values.shape[2])
         low, high = interval(values, limits=metric.limits)
-        look = style(index)
-        axes.fill_between(frames, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        drawn = look(index)
+        axes.fill_between(frames, low, high, color=drawn["color"], alpha=0.15, linewidth=0)
         # Few markers, and none upon another's.
         axes.plot(frames, defined_mean(values, (0, 1)),
-                  markevery=marked(len(frames), index, len(curves)), **look)
+                  markevery=marked(len(frames), index, len(curves)), **drawn)
         if curve.trivial.get(name):
             bound = metric.best([defined_mean(values, 0) for values in curve.trivial[name].values()], 0)
             if not any(len(bound) == len(other) and np.allclose(bound, other, equal_nan=True)
@@ -334,22 +249,24 @@ def draw_training(axes, name, curves):
     for index, curve in enumerate(curves):
         for split, light in (("train", dict(alpha=0.35, linewidth=0.8, marker="")), ("val", {})):
             steps, values = training_curve(curve, split, name)
-            look = {**style(index), **light, "markevery": marked(len(steps), index, len(curves))}
+            drawn = {**look(index), **light, "markevery": marked(len(steps), index, len(curves))}
             if len(values) > 1 and split == "val":
-                axes.fill_between(steps, values.min(0), values.max(0), color=look["color"], alpha=0.15,
+                axes.fill_between(steps, values.min(0), values.max(0), color=drawn["color"], alpha=0.15,
                                   linewidth=0)
-            axes.plot(steps, values.mean(0), **look)
+            axes.plot(steps, values.mean(0), **drawn)
             late.extend(values[:, steps >= 0.05 * steps.max(initial=0)].flat)
     # The first steps lose so much more than all others that these would be one flat line.
     if np.isfinite(late).any():
         low, high = np.nanmin(late), np.nanmax(late)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    axes.set_ylabel(LOSSES[name])
+    words = LOSSES.get(name, name.removesuffix("_term").replace("_", " ").capitalize())
+    axes.set_ylabel(f"{words}{'' if words.endswith(chr(10)) else ' '}(nats per frame)")
 
 
 def training_curve(curve, split, name):
     """The steps that all runs of a curve have logged, and a scalar at these: [R, steps]."""
-    logged = [{line["step"]: float(line[name]) for line in result.training if line["split"] == split}
+    logged = [{line["step"]: float(line[name]) for line in result.training
+               if line["split"] == split and name in line}
               for result in curve.results]
     steps = sorted(set.intersection(*map(set, logged)))
     return np.array(steps, float), np.array([[run[step] for step in steps] for run in logged])

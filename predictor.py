@@ -22,9 +22,11 @@ class Predictor:
 
     Args:
       scored: the metrics.Metric records that are reported; by default all that need nothing else.
+      mean_frame: of the training data, [S, S, C], for the trivial predictor of that name; or None.
     """
 
-    def __init__(self, config, model, num_samples, seed, scored=None):
+    def __init__(self, config, model, num_samples, seed, scored=None, mean_frame=None):
+        self._mean_frame = mean_frame
         self.config, self.model, self.num_samples, self.seed = config, model, num_samples, seed
         self._scored = metrics.chosen() if scored is None else scored
         compiled = dict(jit_compile=startup.use_xla(config))
@@ -93,13 +95,14 @@ class Predictor:
 
     def trivial(self, batch):
         """The metrics of the trivial predictors: a dict of [B, F], by names as "psnr_last_frame"."""
-        predicted = metrics.trivial_predictions(batch["video"][:, self.in_context])
+        found = metrics.trivial_predictions(batch["video"][:, self.in_context], self._mean_frame)
+        predicted = tf.stack(list(found.values()), 1)[:, :, None]  # [B, predictors, 1, S, S, C]
         _, scores, _ = self._in_pieces(
             lambda _, *truth: self._compare(predicted, *truth), batch, self.after_context,
             predicted.shape[1])
         scores |= self._eight_bit_scores(to_uint8(predicted).numpy(), batch, self.after_context)
         return {f"{name}_{predictor}": values[:, i] for name, values in scores.items()
-                for i, predictor in enumerate(metrics.TRIVIAL)}
+                for i, predictor in enumerate(found)}
 
     def _in_pieces(self, compare, batch, frames, predictions):
         """Joins what `compare` returns for pieces of the slice `frames`, of so many predictions a video.

@@ -13,7 +13,9 @@ import re
 import shutil
 import socket
 import sys
+import zipfile
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
@@ -32,6 +34,8 @@ from tools import (
     writing,
 )
 from video_model import VideoModel
+
+MEAN_FRAME = "mean_frame.npz"
 
 
 class Damaged(UserError):
@@ -185,6 +189,30 @@ def load(model_dir):
     return VideoModel(config, model)
 
 
+def keep_mean_frame(run_dir, clips):
+    """Writes the mean of the training frames into a run directory that has none yet.
+
+    An evaluation shows what it scores as a prediction. clips: a data_loader.Clips.
+    """
+    path = os.path.join(run_dir, MEAN_FRAME)
+    if not os.path.exists(path):
+        with write_atomically(path, "wb") as file:
+            np.savez_compressed(file, mean_frame=clips.mean_frame())
+
+
+def read_mean_frame(run_dir):
+    """The mean of the frames that a run was trained on, float32 [S, S, C]; None where it is not kept."""
+    path = os.path.join(run_dir, MEAN_FRAME)
+    if not os.path.exists(path):
+        return None
+    try:
+        with np.load(path) as file:
+            return file["mean_frame"]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error}); without it, the mean frame is not one of the "
+                        f"trivial predictors") from None
+
+
 def publish(model_dir, out):
     """Writes a run's config and the weights of its checkpoint into a new folder `out`, to pass on.
 
@@ -197,6 +225,9 @@ def publish(model_dir, out):
     with directory_atomically(out) as part:
         loaded.config.save(os.path.join(part, "config.yml"))
         published.save(os.path.join(part, "model"), _step_of(prefix), loaded.model)
+        mean_frame = os.path.join(find_checkpoint(model_dir)[0], MEAN_FRAME)
+        if os.path.exists(mean_frame):
+            shutil.copy(mean_frame, part)
 
 
 def _action_size(config, prefix):

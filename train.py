@@ -61,6 +61,7 @@ def main():
     if devices.is_chief:
         with runs.claim_run_dir(config, clips.fingerprint):
             config = with_intervals_for(total, config, given, print)
+            runs.keep_mean_frame(config.run_dir, clips)
             run(config, devices, clips, validation_data, total, print)
     else:
         run(config, devices, clips, validation_data, total, lambda *_: None)

@@ -6,12 +6,16 @@ The bounds that CI gives are below what the worst of the seeds in results/experi
 """
 
 import argparse
-import glob
 import json
 import os
+import pathlib
 import sys
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from evaluations import newest_evaluation  # noqa: E402
 
 parser = argparse.ArgumentParser()
 parser.add_argument("run", help="the run directory; its newest evaluation counts")
@@ -23,7 +27,7 @@ parser.add_argument("--psnr", type=float, required=True,
 parser.add_argument("--ssim", type=float, required=True, help="likewise of SSIM")
 flags = parser.parse_args()
 
-(*_, newest) = sorted(glob.glob(os.path.join(glob.escape(flags.run), "eval_*")))
+newest = newest_evaluation(flags.run) or sys.exit(f"{flags.run} has no whole evaluation.")
 with np.load(os.path.join(newest, "metrics.npz")) as scores:
     found = {"identity": scores["identity"][..., :16].mean()}
     for name in ("psnr", "ssim"):

@@ -561,3 +561,23 @@ def test_two_processes_prepare_once(tmp_path):
     shutil.rmtree(tmp_path / "moving_mnist_2digit" / "1.0.0")  # The stores are enough.
     config = config_for(str(tmp_path), dataset="mmnist")
     assert data_loader.Clips(config).num_clips == 10
+
+
+def test_the_mean_frame_is_that_of_all_training_frames_or_of_some_spread_evenly(tmp_path):
+    for split, lengths in [("train", [6, 20, 9]), ("test", [9])]:
+        (tmp_path / split).mkdir()
+        for number, length in enumerate(lengths):
+            frames = np.full([length, 64, 64], 10 * number, np.uint8) + np.arange(length, dtype=np.uint8)[
+                :, None, None]
+            frames[:, 0] = 255
+            np.save(tmp_path / split / f"{number}.npy", frames)
+    config = Config(dataset="videos", data_root=str(tmp_path), seq_len=6, batch_size=1, open_loop_ctx=4,
+                    tmp_abs_factor=1)
+    clips = data_loader.Clips(config)
+    brightness = np.concatenate([10 * n + np.arange(length) for n, length in enumerate([6, 20, 9])]) / 255
+    mean = clips.mean_frame()
+    assert mean.shape == (64, 64, 1) and mean.dtype == np.float32
+    np.testing.assert_allclose(mean[0], 1)
+    np.testing.assert_allclose(mean[1:], brightness.mean(), rtol=1e-5)
+    few = clips.mean_frame(at_most=3)
+    np.testing.assert_allclose(few[1:], brightness[[0, 17, 34]].mean(), rtol=1e-5)

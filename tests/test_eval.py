@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import time
 import types
 
 import imageio.v3 as iio
@@ -15,6 +16,7 @@ import tensorflow as tf
 from conftest import finish, script
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import comparison
 import cwvae
 import data_loader
 import eval as evaluation
@@ -55,6 +57,7 @@ def test_it_leaves_what_the_readme_names(eval_dir):
             curve = np.load(eval_dir / f"{name}_{statistic}.npz")
             assert curve[f"{name}_best_of_4"].shape == (7,)
             assert curve[f"{name}_last_frame"].shape == (7,)
+            np.testing.assert_array_equal(curve["arr_0"], curve[f"{name}_best_of_4"])
         assert iio.imread(eval_dir / f"{name}_range.png").ndim == 3
     for i in range(3):
         for name in ("random_sample_1", "random_sample_2", "best_ssim_sample", "best_psnr_sample"):
@@ -155,6 +158,15 @@ def test_a_model_that_diverged_is_one_line(predictor, data):
     bias.assign(before)
 
 
+def test_the_speed_is_measured_without_compilation():
+    speed = evaluation.Speed()
+    for size, seconds in [(2, 0.2), (2, 0.01), (3, 0.2)]:  # The first of each size compiles.
+        with speed.measured(size):
+            time.sleep(seconds)
+    assert 2 * 7 / 0.1 < speed.frames_per_second(7) <= 2 * 7 / 0.01
+    assert evaluation.Speed().frames_per_second(7) is None
+
+
 def test_batches_are_even():
     assert list(even_batches(24, 16)) == [(0, 12), (12, 12)]
     assert list(even_batches(7, 3)) == [(0, 2), (2, 2), (4, 3)]
@@ -238,7 +250,8 @@ def test_fvd_is_of_the_first_samples_and_says_of_how_many(perceptual_dir):
     assert report["fvd"] == pytest.approx(networks.frechet_distance(*features))
     assert (report["fvd_num_videos"], report["fvd_num_frames"]) == (3, 6) and report["fvd_convention"]
     assert np.load(perceptual_dir / "metrics.npz")["fvd"] == report["fvd"]
-    rows = dict(plot.table_rows(evaluations.group_seeds([evaluations.read_result(str(perceptual_dir))])))
+    curves = evaluations.group_seeds([evaluations.read_result(str(perceptual_dir))])
+    rows = dict(comparison.table_rows(curves))
     assert rows["FVD ↓ (videos, frames of each)"].endswith("(3, 6)")
 
 
@@ -251,14 +264,17 @@ def test_curves_name_the_number_of_samples():
     assert list(evaluation.sample_curves(psnr, value[:, :1])) == ["psnr"]
 
 
-def test_each_metric_stands_beside_the_trivial_predictors(eval_dir):
+def test_each_metric_stands_beside_the_trivial_predictors(eval_dir, run_dir):
     summary = json.loads((eval_dir / "summary.json").read_text())
     arrays = np.load(eval_dir / "metrics.npz")
+    assert "95 % interval" in summary["better_than_trivial_rule"]
+    mean_frame = np.load(run_dir / "mean_frame.npz")["mean_frame"].astype(float)
+    assert mean_frame.shape == (64, 64, 1) and 0.03 < mean_frame.mean() < 0.3
     for i in range(3):
         context = np.load(eval_dir / f"sample{i}_gt" / "gt_ctx.npz")["arr_0"] / 255
         truth = np.load(eval_dir / f"sample{i}_gt" / "gt_pred.npz")["arr_0"] / 255
         for name, frame in [("last_frame", context[-1]), ("context_mean", context.mean(0)),
-                            ("black", 0 * context[0])]:
+                            ("mean_frame", mean_frame), ("black", 0 * context[0])]:
             psnr = [peak_signal_noise_ratio(true, frame, data_range=1) for true in truth]
             np.testing.assert_allclose(arrays[f"psnr_{name}"][i], psnr, rtol=1e-4)
             ssim = [structural_similarity(true[..., 0], frame[..., 0], data_range=1) for true in truth]

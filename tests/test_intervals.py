@@ -68,6 +68,14 @@ def test_of_right_and_wrong_videos_it_is_wilsons_interval():
     assert 0 < low < 0.92 < high < 1
 
 
+def test_little_is_not_taken_for_nothing_where_the_rest_is_larger_than_both_effects():
+    values = RNG.normal(size=[3, 4])
+    values -= values.mean(0)
+    values -= values.mean(1, keepdims=True) * 0.99
+    low, high = intervals.interval(values)
+    assert 0 < high - low < 2 * scipy.stats.t.ppf(0.975, 2)  # Two degrees of freedom are the least here.
+
+
 def test_it_ends_at_the_limits():
     values = np.abs(RNG.normal(size=[2, 3])) ** 3
     assert intervals.interval(values)[0] < 0

@@ -19,12 +19,16 @@ def noise(*shape):
 # ------------------------------------------------------------------------------- trivial predictors
 
 
-def test_the_trivial_predictors_are_the_last_frame_the_mean_and_black():
+def test_the_trivial_predictors_are_the_last_frame_two_means_and_black():
     context = np.rint(255 * noise(2, 5, 8, 8, 3)).astype(np.uint8)
-    last, mean, black = np.moveaxis(metrics.trivial_predictions(context), 1, 0)
-    np.testing.assert_allclose(last[:, 0], context[:, -1] / 255, atol=1e-6)
-    np.testing.assert_allclose(mean[:, 0], context.mean(1) / 255, atol=1e-6)
-    assert black.shape == (2, 1, 8, 8, 3) and not black.any()
+    mean_frame = noise(8, 8, 3)
+    found = metrics.trivial_predictions(context, mean_frame)
+    assert set(found) == set(metrics.TRIVIAL)
+    np.testing.assert_allclose(found["last_frame"], context[:, -1] / 255, atol=1e-6)
+    np.testing.assert_allclose(found["context_mean"], context.mean(1) / 255, atol=1e-6)
+    np.testing.assert_allclose(found["mean_frame"], [mean_frame] * 2)
+    assert found["black"].shape == (2, 8, 8, 3) and not np.any(found["black"])
+    assert set(metrics.trivial_predictions(context)) == set(metrics.TRIVIAL) - {"mean_frame"}
 
 
 # ------------------------------------------------------------------------------------- the metrics

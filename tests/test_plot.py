@@ -8,11 +8,15 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import comparison
 import evaluations
 import intervals
+import pictures
 import plot
 from config import Config, load_config
 from tools import UserError
+
+TERMS = ["Loss (nats per frame)", "Negative log-likelihood\n(nats per frame)", "KL (nats per frame)"]
 
 
 @pytest.fixture
@@ -71,8 +75,9 @@ def legend(figure):
 
 
 def table_of(path):
-    """A Markdown table as a dict: row name -> cells."""
-    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    """The first Markdown table of a file as a dict: row name -> cells."""
+    first = path.read_text().split("\n\n")[0]
+    lines = [line for line in first.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in rows}
 
@@ -84,7 +89,7 @@ def test_two_runs_give_a_figure_and_a_table_labelled_by_what_differs(
     assert imageio.imread(tmp_path / "compared.png").std() > 0
     assert legend(figures[0]) == ["levels 1, lr 0.0003", "levels 2, lr 0.001"]
     panels = [axes.get_ylabel() for part in figures[0].subfigs for axes in part.axes]
-    assert panels == ["PSNR (dB) ↑", "SSIM ↑", "LPIPS ↓", *plot.LOSSES.values()]
+    assert panels == ["PSNR (dB) ↑", "SSIM ↑", "LPIPS ↓", *TERMS]
     rows = table_of(tmp_path / "compared.md")
     assert rows[""] == legend(figures[0])
     assert rows["Examples"] == ["4", "4"] and rows["Frames of context"] == ["36", "36"]
@@ -256,11 +261,71 @@ def test_a_run_shows_its_newest_evaluation_that_is_whole(make_run):
     assert result.scores["psnr"].shape == (7, 3, 8) and result.training
 
 
+def test_a_term_of_ones_own_is_drawn_with_the_others(make_run, tmp_path, monkeypatch, figures):
+    runs = [make_run(name, evaluated=False) for name in "ab"]
+    lines = [{"step": step, "split": split, "total_loss": 1.0, "nll_term": 1.0, "kl_term": 1.0,
+              "memory_term": step} for step in (200, 300) for split in ("train", "val")]
+    with open(runs[0] / "metrics.jsonl", "a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    run_plot(monkeypatch, *runs, "--out", tmp_path / "a.png")
+    panels = [axes for part in figures[0].subfigs for axes in part.axes]
+    assert [axes.get_ylabel() for axes in panels] == [*TERMS, "Memory (nats per frame)"]
+    assert panels[-1].lines[1].get_ydata().tolist() == [200, 300]
+
+
+@pytest.mark.parametrize("names, newest", [
+    (["2026_01_02_03_04_05", "2026_01_02_03_04_05_2", "2026_01_02_03_04_05_11"],
+     "2026_01_02_03_04_05_11"),
+    (["results", "2026_01_02_03_04_05"], "2026_01_02_03_04_05"),
+    (["2026_01_02_03_04_05", "2026_02_01_00_00_00.part"], "2026_01_02_03_04_05"),
+    (["results"], "results"),
+    (["2026_02_01_00_00_00.part"], None),
+])
+def test_the_newest_evaluation_is_by_its_time_and_number_and_whole(tmp_path, names, newest):
+    for name in names:
+        (tmp_path / f"eval_{name}").mkdir()
+        (tmp_path / f"eval_{name}" / "summary.json").write_text("{}")  # A part may have one already.
+    (tmp_path / "eval_2026_09_09_09_09_09").mkdir()  # This one has nothing in it.
+    found = evaluations.newest_evaluation(str(tmp_path))
+    assert found == (newest and str(tmp_path / f"eval_{newest}"))
+
+
+def test_two_models_differ_where_the_interval_of_their_paired_difference_excludes_0(
+        make_run, tmp_path, monkeypatch):
+    config = load_config(make_run("a", evaluated=False) / "config.yml")
+    rng = np.random.default_rng(0)
+    hard = 5 * rng.normal(size=[4, 1, 1])
+    for name, gain in [("a", 0), ("b", 3), ("c", 0)]:
+        make_evaluation(tmp_path / f"eval_{name}", config, data_digest="one")
+        with np.load(tmp_path / f"eval_{name}" / "metrics.npz") as file:
+            arrays = dict(file)
+        arrays["psnr"] = 20 + hard + gain + rng.normal(size=[4, 3, 8])
+        arrays["lpips"] = arrays["lpips"] * np.nan  # undefined throughout
+        np.savez(tmp_path / f"eval_{name}" / "metrics.npz", **arrays)
+    run_plot(monkeypatch, *(tmp_path / f"eval_{name}" for name in "abc"), "--labels", *"abc",
+             "--out", tmp_path / "a.png", "--spans", "1-2")
+    text = (tmp_path / "a.md").read_text()
+    assert "By how much each is better than a, on the same videos." in text
+    rows = {row[0]: row[1:] for row in comparison.difference_rows(
+        curves_of(*(tmp_path / f"eval_{name}" for name in "abc")), list("abc"), [(1, 2)])}
+    better, equal = rows["PSNR (dB) ↑, mean"]
+    assert better.endswith(", differs") and 2 < float(better.split()[0]) < 4
+    assert not equal.endswith("differs") and rows["LPIPS ↓, mean"] == ["undefined"] * 2
+    assert "PSNR (dB) ↑, frames +1 to +2" in rows
+
+
+def test_each_seeds_mean_stands_beside_the_interval(make_run):
+    runs = [make_run(str(seed), seed=seed) for seed in (0, 1)]
+    rows = {row[0]: row[1:] for row in comparison.table_rows(curves_of(*runs))}
+    means = [np.load(run / "eval_2026_01_02_03_04_05" / "metrics.npz")["psnr"].mean() for run in runs]
+    assert rows["PSNR (dB) ↑, mean of each seed"] == [", ".join(f"{mean:.2f}" for mean in means)]
+
+
 def test_runs_without_evaluation_show_their_training_alone(make_run, tmp_path, monkeypatch, figures):
     run_plot(monkeypatch, make_run("a", evaluated=False), "--out", tmp_path / "a.png")
     panels = [axes.get_ylabel() for part in figures[0].subfigs for axes in part.axes]
-    assert panels == list(plot.LOSSES.values())
-    assert "bootstrap" not in (tmp_path / "a.md").read_text()
+    assert panels == TERMS
+    assert "interval" not in (tmp_path / "a.md").read_text()
 
 
 def test_results_of_different_kinds_share_a_figure(make_run, tmp_path, monkeypatch, figures):
@@ -285,7 +350,7 @@ def test_the_line_that_a_running_training_is_writing_is_left_out(make_run):
 
 
 def test_every_curve_looks_unlike_every_other_by_more_than_colour():
-    looks = [plot.style(index) for index in range(28)]
+    looks = [pictures.look(index) for index in range(28)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 28
     assert len({look["marker"] for look in looks[:8]}) == 8
 
@@ -357,7 +422,7 @@ def test_the_table_holds_each_seeds_kl_of_each_level_at_the_end(make_run):
                 file.write(json.dumps({"step": step, "split": split, **dict.fromkeys(names, kl)}) + "\n")
     curves = curves_of(*runs)
     assert evaluations.label_by_difference(curves) == ["levels 1 (2 seeds)", "levels 2 (2 seeds)"]
-    rows = [row for row in plot.table_rows(curves) if row[0].startswith("KL")]
+    rows = [row for row in comparison.table_rows(curves) if row[0].startswith("KL")]
     assert rows == [["KL of level 0 in validation (nats per frame)", "3.00, 4.00", "3.00, 4.00"],
                     ["KL of level 1 in validation (nats per frame)", "", "3.00, 4.00"]]
 

@@ -567,14 +567,15 @@ def test_the_mean_frame_is_that_of_all_training_frames_or_of_some_spread_evenly(
     for split, lengths in [("train", [6, 20, 9]), ("test", [9])]:
         (tmp_path / split).mkdir()
         for number, length in enumerate(lengths):
-            frames = np.full([length, 64, 64], 10 * number, np.uint8) + np.arange(length, dtype=np.uint8)[
-                :, None, None]
+            frames = np.zeros([length, 64, 64], np.uint8) + np.uint8(
+                10 * number + np.arange(length))[:, None, None]
             frames[:, 0] = 255
             np.save(tmp_path / split / f"{number}.npy", frames)
     config = Config(dataset="videos", data_root=str(tmp_path), seq_len=6, batch_size=1, open_loop_ctx=4,
                     tmp_abs_factor=1)
     clips = data_loader.Clips(config)
-    brightness = np.concatenate([10 * n + np.arange(length) for n, length in enumerate([6, 20, 9])]) / 255
+    brightness = np.concatenate(
+        [10 * number + np.arange(length) for number, length in enumerate([6, 20, 9])]) / 255
     mean = clips.mean_frame()
     assert mean.shape == (64, 64, 1) and mean.dtype == np.float32
     np.testing.assert_allclose(mean[0], 1)

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import math
 import os
+import re
 import types
 import typing
 import unicodedata
@@ -45,13 +46,31 @@ class Config:
                             "black, or stretch", "training", choices=("crop", "pad", "stretch"))
     fps: float | None = _key(None, "frames a second that videos of your own are resampled to, by their "
                                    "time stamps (null: as recorded)", "training", above=0)
+    files: str | list[str] | None = _key(
+        None, "which videos of your own are read: a pattern of their paths below data_root, or a list; "
+              "* is any text, !*_gt/* leaves out, a.h5:data/*/rgb picks arrays in a file (null: all)",
+        "training")
+    axes: str | None = _key(
+        None, "what the axes of arrays of your own are, in the letters N (videos), T (frames), H, W, C "
+              "(colours), such as TNHW (null: by their shapes)", "training")
+    keep_partial: bool = _key(
+        False, "keep the frames before the first that is damaged, of videos of your own (false: leave "
+               "such videos out)", "training")
+    cache_root: str | None = _key(
+        None, "folder that prepared frames go to (null: beside the data)")
     seq_len: int = _key(100, "frames of a training clip", "training", min=1)
     eval_seq_len: int | None = _key(
         None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)
     frame_skip: int = _key(1, "keep every n-th frame of a video", "training", min=1)
     clip_offset: str = _key("fixed", "where a video is cut into clips: from its first frame, or anew at "
                                      "random in every epoch", "training", choices=("fixed", "random"))
-    actions: bool = _key(False, "condition level 0 on the actions of the dataset", "model")
+    actions: bool | str = _key(
+        False, "condition level 0 on the actions of the dataset: true as they are, onehot with a column "
+               "for each value of whole-number actions, false not at all", "model",
+        choices=("onehot",))
+    action_classes: int | None = _key(
+        None, "how many values onehot actions have (null: 1 + the largest of the training data; a run "
+              "keeps the number)", "model", min=1, max=2**16)
 
     # Model.
     levels: int = _key(3, "levels of the hierarchy", "model", min=1, max=16)
@@ -151,6 +170,9 @@ class Config:
             raise UserError(f"channels_mult: {self.channels_mult} makes {32 * self.channels_mult:g} "
                             f"filters in the first layer, not a whole number; nearest: {near}")
         check_use_obs(self.use_obs, self.levels)
+        if self.axes is not None and not is_layout(self.axes):
+            raise UserError(f"axes: {show(self.axes)} does not hold T, H and W once each, and N and C "
+                            "once at most; nearest: NTHWC")
         if self.name is not None and (
                 self.name in (".", "..") or "/" in self.name or len(self.name.encode()) > NAME_BYTES):
             raise UserError(f"name: {show(self.name)} cannot name a folder: it is one word of at most "
@@ -207,7 +229,7 @@ class Config:
         spelled = {
             "dataset", "cell_type", "levels", "tmp_abs_factor", "dec_stddev", "enc_dense_layers",
             "enc_dense_embed_size", "channels_mult", "cell_stoch_size", "cell_deter_size",
-            "cell_embed_size", "seq_len", "lr", "batch_size", "channels"}
+            "cell_embed_size", "seq_len", "lr", "batch_size", "channels", "action_classes"}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if (field.name not in spelled and field.metadata["changes"] != "run"
@@ -233,7 +255,8 @@ class Config:
 
 def _spelled(value):
     """A value as a name holds it: the numbers of a list are joined by x."""
-    return "x".join(map(str, value)) if isinstance(value, list) else value
+    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 def _has_control_characters(text):
@@ -243,13 +266,14 @@ def _has_control_characters(text):
 def _type_name(annotation):
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
-             type(None): "null", list[int]: "a list of whole numbers", list[float]: "a list of numbers"}
+             type(None): "null", list[int]: "a list of whole numbers", list[float]: "a list of numbers",
+             list[str]: "a list of words"}
     return " or ".join(names[option] for option in options)
 
 
 def _convert(value, kind):
     """Returns value as kind, or None where it is none. YAML reads 3e-4 as text; we do not."""
-    if kind in (list[int], list[float]):
+    if kind in (list[int], list[float], list[str]):
         if not isinstance(value, (list, tuple)) or not value:
             return None
         items = [_convert(item, typing.get_args(kind)[0]) for item in value]
@@ -326,6 +350,11 @@ def check_use_obs(use_obs, levels):
         raise UserError(f"use_obs: {show(use_obs)} is not true, false, or {levels} letters T or F, "
                         f"one per level from the bottom (such as {'T' * (levels - 1) + 'F'})")
     return tuple(letter == "T" for letter in use_obs.upper())
+
+
+def is_layout(axes):
+    """Whether a word names the axes of an array of video."""
+    return set("THW") <= set(axes) <= set("NTHWC") and len(set(axes)) == len(axes)
 
 
 def check_open_loop(context, seq_len, stride, length_key="seq_len"):

@@ -25,9 +25,9 @@ from tqdm import tqdm
 import pictures
 import tools
 from config import load_config
-from flags import Parser
+from flags import EPILOG, Parser, parse_config_flags
 from tools import UserError
-from video_data import folder, store, videos
+from video_data import files, folder, store, videos
 from video_data.preparation import BUILDERS, prepare
 
 NAMED = 3  # How many of the videos that are too short are named.
@@ -259,12 +259,14 @@ def _open(config, split):
     """
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     root = config.data_root
-    if os.path.isfile(root) or videos.is_video(root) and not os.path.isdir(root):
+    if os.path.isfile(root) or files.is_video(root) and not os.path.isdir(root):
         return _open_file(config, split), "test"
     paths = prepare(config, split if split == "test" else None)
     if split == "val" and split not in store.splits(paths["video"]):
         split = "test"
     opened = {name: store.read(path, split) for name, path in paths.items()}
+    if config.actions == "onehot":
+        opened["actions"] = folder.open_one_hot(paths, split, config.action_classes)
     channels = opened["video"].shape[-1]
     if channels != config.channels:
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
@@ -275,26 +277,35 @@ def _open(config, split):
 def _open_file(config, split):
     """Opens a single file as the test split, in whatever form of frames the config has."""
     path = config.data_root
-    if not (videos.is_video(path) and os.path.isfile(path)):
+    if not (files.is_video(path) and os.path.isfile(path)):
         raise UserError(f"data_root: {path} is neither a folder nor a video file "
-                        f"({', '.join(videos.ENCODED + videos.ARRAYS)})")
+                        f"({', '.join(files.ENCODED + files.ARRAYS)})")
     if split == "train":
         raise UserError(f"data_root: {path} is a single file; training needs a folder")
     try:
-        frames, found = videos.read(path, folder.form_of(config))
+        request = folder.request_of(config, files.File(path))
+        with videos.Readers() as readers:
+            frames, found, left_out = readers.read(request._replace(scratch=None))
     except videos.Broken as error:
         raise UserError(f"data_root: {path}: {error}") from None
     except OSError as error:  # Of writing: what cannot be read is broken.
         raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
+    for part, why in left_out.items():
+        print(f"Left out {files.shown(path + part)}: {why}.", file=sys.stderr)
+    for note in dict.fromkeys(note for video in found for note in video.notes):
+        print(f"{files.shown(path)} {note}.", file=sys.stderr)
     names = [path + video.part for video in found]
     lengths = [video.length for video in found]
     opened = {"video": store.Videos(frames, lengths, names)}
     if config.actions:
         folder.check_actions(
-            (name, None if video.actions is None else video.actions.shape[1], video.refused)
-            for name, video in zip(names, found, strict=True))
-        actions = np.concatenate([video.actions for video in found])
-        opened["actions"] = store.Videos(actions, lengths, names)
+            ((name, None if video.actions is None else video.actions.shape[1], video.refused)
+             for name, video in zip(names, found, strict=True)), config.actions == "onehot")
+        actions = [video.actions for video in found]
+        opened["actions"] = (
+            folder.OneHot(actions, lengths, names, config.action_classes or max(
+                rows.shape[1] for rows in actions))
+            if config.actions == "onehot" else store.Videos(np.concatenate(actions), lengths, names))
     return opened
 
 
@@ -376,37 +387,47 @@ SHEET_CLIPS, SHEET_FRAMES = 12, 16
 
 
 def main():
-    parser = Parser(description="Says what a config's data are, and draws what the model sees.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
-    parser.add_argument("--data-root", help="where the data are (default: the config's)")
+    path, values, flags = parse_config_flags(_parser())
+    config = load_config(path, values)
+    clips = Clips(config)
+    print("\n".join(describe(config, clips)))
+    print(f"Rows of {flags['out']}:")
+    for name in save_sheet(config, clips, flags["out"]):
+        print(f"  {files.shown(name)}")
+
+
+def _parser():
+    parser = Parser(description="Says what a config's data are, and draws what the model sees.",
+                    epilog=EPILOG)
     parser.add_argument("--out", default="data.png", metavar="FILE",
                         help="contact sheet: a training clip a row (default: data.png)")
-    flags = parser.parse_args()
-    config = load_config(
-        flags.config, {"data_root": flags.data_root} if flags.data_root else None)
-    clips = Clips(config)
+    return parser
+
+
+def describe(config, clips):
+    """Yields lines on the data of a config: what each split holds, and what was left out, and why."""
+    config = config.replace(data_root=os.path.expanduser(config.data_root))
     paths = prepare(config)
     header = store.read_header(paths["video"])
-    print(f"{config.dataset}: {'x'.join(map(str, header['row_shape']))}, {paths['video']}")
+    yield f"{config.dataset}: {'x'.join(map(str, header['row_shape']))}, {paths['video']}"
     for split in header["splits"]:
         opened = store.read(paths["video"], split)
         length = config.seq_len if split == "train" else config.eval_seq_len
         kept = _kept_frames(opened, config.frame_skip)
-        print(f"  {split + ':':<7}{len(opened):>7,} videos{kept.sum():>12,} frames, {kept.min():,} to "
-              f"{kept.max():,} a video, median {np.median(kept):,.0f}; {np.sum(kept >= length):,} have "
-              f"{length}")
-    print(f"  {clips.num_clips:,} training clips of {config.seq_len} frames, "
-          f"{clips.steps_per_epoch:.1f} steps an epoch")
+        yield (f"  {split + ':':<7}{len(opened):>7,} videos{kept.sum():>12,} frames, {kept.min():,} to "
+               f"{kept.max():,} a video, median {np.median(kept):,.0f}; {np.sum(kept >= length):,} have "
+               f"{length}")
+    yield (f"  {clips.num_clips:,} training clips of {config.seq_len} frames, "
+           f"{clips.steps_per_epoch:.1f} steps an epoch")
     if "actions" in paths:
-        print(f"  {clips.action_size} numbers to an action")
-    for line in folder.describe(header):
-        print(f"  {line}")
+        kind = "values of an action, one-hot" if config.actions == "onehot" else "numbers to an action"
+        yield f"  {clips.action_size} {kind}"
+    if config.dataset == "videos":
+        lines = [*folder.describe(header), *folder.describe_listing(folder.listing_of(config))]
+        yield from (f"  {line}" for line in lines)
     size = sum(os.path.getsize(os.path.join(parent, name))
                for path in paths.values() for parent, _, names in os.walk(path) for name in names)
-    print(f"  {store.size_text(size)} on disk")
-    print(f"Rows of {flags.out}:")
-    for name in save_sheet(config, clips, flags.out):
-        print(f"  {name}")
+    yield f"  {store.size_text(size)} on disk"
 
 
 def save_sheet(config, clips, path):

@@ -32,26 +32,38 @@ def parse_train_flags(argv=None):
 
     Returns the file and the values given, by key, as load_config takes them.
     """
-    parser = Parser(
+    path, values, _ = parse_config_flags(Parser(
         description="Trains a Clockwork VAE; started again, it goes on from its newest checkpoint.",
-        epilog="Flags win over the file. A null is written null, a list [6, 4]. train.py --self-check "
-               "[--precision bfloat16] [--jit true] trains 20 small steps instead, without data, and "
-               "compares the losses with those of a CPU.")
+        epilog=f"{EPILOG} train.py --self-check [--precision bfloat16] [--jit true] trains 20 small steps "
+               "instead, without data, and compares the losses with those of a CPU."), argv)
+    return path, values
+
+
+EPILOG = "Flags win over the file. A null is written null, a list [6, 4]."
+
+
+def parse_config_flags(parser, argv=None):
+    """Adds --config and a flag for every key to a parser, and reads a command line.
+
+    Returns the file, the values given by key, and the parser's other flags, a dict.
+    """
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
     for field in dataclasses.fields(Config):
         flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
         text = field.metadata["help"].replace("%", "%%")
         choices = field.metadata["limits"].get("choices")
-        if choices:
-            text += f"; one of {', '.join(map(str, choices))}" if field.default != "auto" else ""
+        if choices and field.default not in ("auto", False):
+            text += f"; one of {', '.join(map(str, choices))}"
         default = "null" if field.default is None else str(field.default)
         parser.add_argument(
             *flags, dest=field.name, metavar="V", default=argparse.SUPPRESS,
             help=f"{text} (default: {default.lower() if isinstance(field.default, bool) else default})",
-            **(dict(nargs="?", const="true") if field.type is bool else {}))
+            **(dict(nargs="?", const="true") if isinstance(field.default, bool) else {}))
     given = vars(parser.parse_args(argv))
     path = given.pop("config")
-    return path, {key: _parse_flag(key, text) for key, text in given.items()}
+    keys = [key for key in Config.__dataclass_fields__ if key in given]
+    values = {key: _parse_flag(key, given.pop(key)) for key in keys}
+    return path, values, given
 
 
 def parse_self_check_flags(argv=None):
@@ -79,7 +91,7 @@ def _parse_flag(key, text):
     """The value of a flag: of a key that takes text as it stands, of any other as YAML reads it."""
     annotation = Config.__dataclass_fields__[key].type
     options = typing.get_args(annotation) or (annotation,)
-    if str in options:
+    if str in options and not (list[str] in options and text.startswith("[") and text.endswith("]")):
         word = {"true": True, "false": False, "null": None}.get(text, text)
         return word if type(word) in options else text
     try:

@@ -56,6 +56,8 @@ def main():
     strategy = distribution.choose_strategy(config.batch_size)
     devices = distribution.Devices(strategy, config.batch_size)
     clips = data_loader.Clips(config, devices.worker, devices.num_workers)
+    if config.actions == "onehot":
+        config = config.replace(action_classes=clips.action_size)
     validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
     total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
     if devices.is_chief:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import twins
-from test_store import old_store
 
 import data_loader
 from config import Config
@@ -172,22 +171,6 @@ def test_sizes_of_frames_live_side_by_side(tmp_path):
     assert np.abs(seen[32] - means).max() <= 0.5
     assert sorted(os.listdir(tmp_path / "data" / "gqn_mazes")) == [
         "1.0.0", "1.0.0.frames", "1.0.0.frames_128", "1.0.0.frames_32", "1.0.0.lock"]
-
-
-def test_a_store_of_an_earlier_version_is_kept(tmp_path):
-    (tmp_path / "data").mkdir()
-    twins.archive("mazes", tmp_path / "data" / "gqn_mazes.zip")
-    config = config_for("mazes", tmp_path)
-    path = data_loader.prepare(config)["video"]
-    clips = data_loader.Clips(config)
-    before, fingerprint, source = clips.batch(0)["video"], clips.fingerprint, store.source(path)
-    splits = {split: list(zip(opened.names, opened, strict=True)) for split, opened in (
-        (split, store.read(path, split)) for split in ("train", "test"))}
-    shutil.move(path, tmp_path / "new")
-    old_store(path, source, row_shape=(64, 64, 3), **splits)
-    clips = data_loader.Clips(config)
-    np.testing.assert_array_equal(clips.batch(0)["video"], before)
-    assert clips.fingerprint == fingerprint and os.path.exists(f"{path}/train.rows")
 
 
 def test_fps_is_for_videos_of_ones_own(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,10 @@ import pytest
 import twins
 from PIL import Image
 from test_data_loader import config_for, counting, folder_of
-from test_store import old_store
 
 import data_loader
 from tools import UserError
-from video_data import folder, store, videos
+from video_data import files, folder, store, videos
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -38,13 +38,13 @@ def splits(root, **settings):
 @pytest.fixture
 def readings(monkeypatch):
     """The names of files that are read, as they are."""
-    read, seen = videos.read, []
+    read, seen = videos.Readers.read, []
 
-    def noting(path, *arguments):
-        seen.append(os.path.basename(path))
-        return read(path, *arguments)
+    def noting(readers, request):
+        seen.append(os.path.basename(request.path))
+        return read(readers, request)
 
-    monkeypatch.setattr(videos, "read", noting)
+    monkeypatch.setattr(videos.Readers, "read", noting)
     return seen
 
 
@@ -95,7 +95,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     fill(tmp_path / "videos", [8])
     (tmp_path / "videos" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "videos")
-    assert folder.list_videos(str(tmp_path / "videos")) == ["00.npy", "more/00.npy", "more/01.npy"]
+    assert [*files.find(str(tmp_path / "videos")).videos] == ["00.npy", "more/00.npy", "more/01.npy"]
 
 
 @pytest.mark.parametrize("name", ["[a] *", "a b", "é", "~", "%d", "x" * 200])
@@ -125,7 +125,7 @@ def test_a_folder_with_nothing_usable_is_one_line(tmp_path):
         with pytest.raises(UserError, match=r"none of the 2 files to train on can be read \(a.mp4: "):
             data_loader.Clips(config)
     os.mkdir(tmp_path / "train")
-    with pytest.raises(UserError, match="has train/ and no other split"):
+    with pytest.raises(UserError, match="has train/ and no test/; it needs train/"):
         data_loader.Clips(config)
     os.mkdir(tmp_path / "test")
     with pytest.raises(UserError, match="no videos .* in .*train"):
@@ -153,7 +153,8 @@ def test_odd_files_are_named_left_out_and_counted_and_never_block_the_others(tmp
     reasons = "\n".join(folder.describe(store.read_header(f"{root}/frames_64x64x1")))
     for text in ("14 of 18 files cannot be read:", "train/link.mp4: is a link to nothing",
                  "train/fifo.mp4: is no regular file", "train/range.npy: holds floats from 7.5",
-                 "train/cut.mp4: corrupt", "sizes: 64x64 (4)", "frames a second: unknown (4)"):
+                 "train/cut.mp4: a part of it is missing after frame", "train: sizes 64x64 (2)",
+                 "test: frames a second unknown (2)"):
         assert text in reasons
     data_loader._open(config_for(root), "test")
     assert capfd.readouterr().err == ""  # They are not tried again.
@@ -210,50 +211,6 @@ def test_folders_are_splits_and_val_is_one_where_it_is(tmp_path):
     seen = data_loader.Sequences(config, 12, "val").batch(0, 9)["video"]
     assert seen.shape[0] == 1 and seen[0, 0, 0, 0, 0] == 77
     assert len(data_loader.Sequences(config, 12)) == 2
-
-
-def old_source(root, train, test):
-    """The source of a store as version 9ff3a85 computed it."""
-    digest = hashlib.sha256()
-    for name in train + test:
-        status = os.stat(root / name)
-        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-@pytest.fixture
-def earlier(tmp_path):
-    """A folder that version 9ff3a85 prepared: every tenth file is to test on. Returns its splits."""
-    root = tmp_path / "videos"
-    fill(root, [5] * 25, "{}.npy")  # In the order of text: 0, 1, 10, 11, ...
-    names = sorted(os.listdir(root))
-    old = {"test": names[9::10], "train": [name for name in names if name not in names[9::10]]}
-    old_store(str(root / "frames_64x64x1"), old_source(root, old["train"], old["test"]), **{
-        split: [(str(root / name), np.load(root / name)) for name in old[split]]
-        for split in ("train", "test")}, row_shape=[64, 64, 1])
-    return root, old
-
-
-def test_a_store_of_an_earlier_version_is_kept_with_its_splits(earlier, readings, capfd):
-    root, old = earlier
-    seen = splits(root)
-    assert not readings and capfd.readouterr().err == ""
-    assert {split: [os.path.basename(name) for name in names] for split, names in seen.items()} == old
-    assert data_loader.Clips(config_for(str(root))).num_clips == 23
-
-
-@pytest.mark.parametrize("kind", ["npy", "h5"])
-def test_an_earlier_store_that_grows_keeps_its_splits(kind, earlier, readings):
-    root, old = earlier
-    moved = root.parent / "moved"
-    root.rename(moved)
-    if kind == "npy":
-        fill(moved, [5] * 20, "more{}.npy")
-    else:  # A kind of file that the earlier version did not see.
-        with h5py.File(moved / "more.h5", "w") as file:
-            file["video"] = counting(3, 5)
-    seen = splits(moved)
-    assert readings and set(old["train"]) < set(seen["train"]) and set(old["test"]) <= set(seen["test"])
 
 
 # --------------------------------------------------------------------------------- the store that grows
@@ -342,7 +299,7 @@ def test_temporary_files_do_not_stay(tmp_path):
     assert sorted(os.listdir(f"{root}/frames_64x64x1")) == ["actions", "header.json", "rows"]
 
 
-def test_the_disk_that_is_needed_is_estimated_for_each_kind_of_file(tmp_path):
+def test_the_disk_that_is_needed_is_estimated_for_each_kind_of_file(tmp_path, capfd):
     """Files of few frames to a byte do not tell of others."""
     root = str(tmp_path)
     for number in range(8):
@@ -351,9 +308,15 @@ def test_the_disk_that_is_needed_is_estimated_for_each_kind_of_file(tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(30):
         Image.fromarray(twins.movie(0, 1)[0]).save(tmp_path / "images" / f"{number}.png")
-    paths = [os.path.join(root, name) for name in folder.list_videos(root)]
-    assert 700 < folder._estimate_frames(paths, videos.Form()) < 970
-    assert folder._estimate_frames(paths[:1], videos.Form(fps=10)) == 50  # 100 frames at 20 a second.
+    config = config_for(root, channels=3)
+    chosen = [*files.find(root).videos.values()]
+    with videos.Readers() as readers:
+        folder._check_space(config, chosen, readers)
+        size = float(re.search(r"takes about ([\d.]+) MB", capfd.readouterr().err)[1])
+        assert 700 < size * 1e6 / (64 * 64 * 3) < 970
+        folder._check_space(config.replace(fps=10), chosen[:1], readers)
+        size = float(re.search(r"takes about ([\d.]+) kB", capfd.readouterr().err)[1])
+        assert size == pytest.approx(50 * 64 * 64 * 3 / 1000, 0.01)  # 100 frames at 20 a second.
 
 
 def prepared_frames(root):
@@ -364,8 +327,9 @@ def prepared_frames(root):
 @pytest.mark.slow
 def test_a_preparation_that_was_killed_goes_on_where_it_was(tmp_path, readings):
     root = folder_of(tmp_path, [12] * 30)
-    program = ("import os, time; from video_data import videos, folder; from tools import Config\n"
-               "read = videos.read; videos.read = lambda *a: time.sleep(0.05) or read(*a)\n"
+    program = ("import os, time; from video_data import videos, folder; from config import Config\n"
+               "read = videos.Readers.read\n"
+               "videos.Readers.read = lambda *a: time.sleep(0.05) or read(*a)\n"
                f"folder.prepare(Config(dataset='videos', data_root={root!r}))")
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -1,8 +1,8 @@
 """The memory-mapped store: whole or absent, tied to its source, built by one process at a time."""
 
+import errno
 import json
 import os
-import shutil
 import threading
 import time
 
@@ -23,21 +23,6 @@ def build(path, source, **splits):
     store.build(path, source, {
         split: (len(videos), lambda start, videos=videos: iter(videos[start:]))
         for split, videos in splits.items()})
-
-
-def old_store(path, source, row_shape=(4, 4, 1), **splits):
-    """A store as version 9ff3a85 left it: a file of rows for each split, no digests, no pieces."""
-    os.makedirs(path)
-    header = {"format": 1, "source": source, "row_shape": list(row_shape), "dtype": "uint8",
-              "splits": {}}
-    for split, videos in splits.items():
-        with open(os.path.join(path, f"{split}.rows"), "wb") as file:
-            for _, video in videos:
-                file.write(video.tobytes())
-        header["splits"][split] = {"lengths": [len(video) for _, video in videos],
-                                   "names": [name for name, _ in videos]}
-    with open(os.path.join(path, "header.json"), "w") as file:
-        json.dump(header, file)
 
 
 def assert_holds(path, split, videos):
@@ -66,14 +51,6 @@ def test_videos_come_back_as_they_went_in(path):
     assert_holds(path, "train", actions)
 
 
-def test_a_store_of_the_version_before_is_read(path):
-    videos = arrays(5, 1, 9)
-    old_store(path, "v1", train=videos, test=arrays(2))
-    assert store.source(path) == "v1" and store.damage(path) is None
-    assert_holds(path, "train", videos)
-    assert_holds(path, "test", arrays(2))
-
-
 def test_the_source_is_known_and_none_without_a_store(path):
     assert store.source(path) is None
     build(path, "v1", train=arrays(3))
@@ -82,7 +59,7 @@ def test_the_source_is_known_and_none_without_a_store(path):
 
 def test_a_store_of_another_format_is_as_good_as_none(path, monkeypatch):
     build(path, "v1", train=arrays(3))
-    monkeypatch.setattr(store, "FORMATS", (1, 3))
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
     assert store.source(path) is None and store.damage(path) is None
 
 
@@ -149,14 +126,14 @@ def test_only_new_pieces_are_appended_in_the_order_of_the_whole(path):
     with store.Writer(path, ["a", "c"]) as writer:
         writer.add("a", [("a", a)], note="first")
         writer.add("c", [("c", c)])
-        writer.commit("v1", {"train": ["a", "c"]})
+        writer.commit("v1", {"train": [("a", 0), ("c", 0)]})
     with store.Writer(path, ["a", "b", "c"]) as writer:
         assert sorted(writer.pieces) == ["a", "c"] and writer.pieces["a"]["note"] == "first"
         writer.add("b", [("b0", b[:1]), ("b1", b[1:])])
         assert_holds(path, "train", [("a", a), ("c", c)])  # Until it is committed.
-        writer.commit("v2", {"train": ["a", "b"], "test": ["c"]})
-    assert_holds(path, "train", [("a", a), ("b0", b[:1]), ("b1", b[1:])])
-    assert_holds(path, "test", [("c", c)])
+        writer.commit("v2", {"train": [("a", 0), ("b", 1)], "test": [("c", 0), ("b", 0)]})
+    assert_holds(path, "train", [("a", a), ("b1", b[1:])])
+    assert_holds(path, "test", [("c", c), ("b0", b[:1])])
     assert list(store.read_header(path)["pieces"]) == ["a", "b", "c"]
     with store.Writer(path, ["b"]) as writer:  # The rest is most of it.
         assert not writer.pieces
@@ -178,22 +155,6 @@ def test_one_split_alone_then_the_others(path):
     assert_holds(path, "test", test)
     for index, (_, video) in enumerate(test):  # Who reads it already goes on.
         np.testing.assert_array_equal(opened[index], video)
-
-
-def test_what_earlier_versions_left_half_renamed_is_recovered(path):
-    old, new = arrays(3), arrays(2, 5)
-    old_store(f"{path}.old", "v1", train=old)
-    store.recover(path)
-    assert_holds(path, "train", old)
-    os.rename(path, f"{path}.old")
-    old_store(f"{path}.part", "v2", train=new)  # Whole: only its name is missing.
-    store.recover(path)
-    assert_holds(path, "train", new)
-    old_store(f"{path}.old", "v1", train=old)
-    os.makedirs(f"{path}.part")
-    store.recover(path)
-    assert_holds(path, "train", new)
-    assert os.listdir(os.path.dirname(path)) == ["frames"]
 
 
 @pytest.mark.parametrize("change", [{"channels": 3}, {}])
@@ -238,12 +199,6 @@ def test_a_damaged_store_is_never_read_and_named_when_it_is_removed(path, kind, 
     assert f"{path} is damaged (" in said and message in said and not os.path.exists(path)
 
 
-def test_the_files_of_an_earlier_version_are_checked_too(path):
-    old_store(path, "v1", train=arrays(3), test=arrays(2))
-    os.truncate(f"{path}/test.rows", 31)
-    assert store.source(path) is None and store.damage(path) == "test.rows has 31 bytes, not 32"
-
-
 # ------------------------------------------------------------------------------------- fingerprint
 
 
@@ -269,18 +224,6 @@ def test_a_fingerprint_is_of_names_lengths_and_content(tmp_path):
         assert fingerprint(changed) != known
 
 
-def test_a_store_without_a_fingerprint_is_given_one(path, capsys):
-    videos = arrays(3, 4)
-    old_store(path, "v1", train=videos)
-    known = store.fingerprint(path, "train")
-    assert "Fingerprint of" in capsys.readouterr().err
-    assert store.fingerprint(path, "train") == known and not capsys.readouterr().err
-    assert sorted(os.listdir(path)) == ["header.json", "train.rows"]
-    shutil.rmtree(path)
-    build(path, "v1", train=videos)
-    assert store.fingerprint(path, "train") == known
-
-
 # -------------------------------------------------------------------------------- locks and disks
 
 
@@ -288,7 +231,7 @@ def test_the_second_of_two_waits_and_says_so(tmp_path, capfd):
     path, events, held = str(tmp_path / "lock"), [], threading.Event()
 
     def first():
-        with store.lock(path, "preparing it"):
+        with store.lock(path, "preparing it first"):
             held.set()
             time.sleep(0.3)
             events.append("first")
@@ -300,7 +243,20 @@ def test_the_second_of_two_waits_and_says_so(tmp_path, capfd):
         events.append("second")
     thread.join()
     assert events == ["first", "second"]
-    assert "Waiting for another process that is preparing it" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"Waiting for another process that is preparing it first, process {os.getpid()} on" in said
+    assert not os.path.exists(f"{path}.holder")
+
+
+def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, capfd):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with store.lock(str(tmp_path / "lock"), "preparing it"):
+        pass
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "lock cannot be locked (" in said and "only one process" in said
 
 
 def test_space_is_stated_and_its_want_is_an_error(tmp_path, capfd):

@@ -1,22 +1,22 @@
-"""A folder of one's own videos: which files are videos, in which split, and their store of frames."""
+"""A folder of one's own videos, and the store of their frames, which grows with it."""
 
 import collections
 import contextlib
 import hashlib
 import math
 import os
-import re
 import sys
 
 import numpy as np
 from tqdm import tqdm
 
 from tools import UserError
-from video_data import store, videos
+from video_data import files, store, videos
+from video_data.files import SPLITS, kinds, shown
+from video_data.timing import ACTIONS, actions_path, npz_beside
 
-SPLITS = ("train", "test", "val")
+READER = 3  # Of the rules by which files become frames: with another number, all are read again.
 NAMED = 10  # How many of the files that cannot be read are named.
-OLD_ENDINGS = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".gif", ".npy", ".npz")  # Of stores of format 1.
 
 
 def prepare(config):
@@ -25,27 +25,46 @@ def prepare(config):
     `video`, and with config.actions `actions`. Of a folder that grew, only what is new is read.
     Raises UserError where there are too few videos, or where actions do not fit.
     """
-    root, path = config.data_root, store_path(config)
-    given, names = _list(root)
-    keys = {name: f"{name}\n{_stamp(os.path.join(root, name))}" for name in names}
-    current = {_digest("\n".join(keys.values()))}
-    if not config.actions:  # Of which a store of format 1 has none.
-        current |= _old_sources(root, given, names)
-    paths = {"video": path} | ({"actions": _actions_path(path)} if config.actions else {})
+    listing, path = listing_of(config), store_path(config)
+    keys = {name: f"{name}\n{_stamp(file, config)}" for name, file in listing.videos.items()}
+    current = _digest("\n".join(keys.values()))
+    paths = {"video": path} | ({"actions": _actions_path(config)} if config.actions else {})
 
     def is_current():
-        return all(store.source(path) in current for path in paths.values())
+        return all(store.source(path) == current for path in paths.values())
 
     if not is_current():
-        with store.writing(config, path), store.lock(f"{path}.lock", f"preparing {root}"):
-            for one in (path, _actions_path(path)):
+        with (store.writing(config, path),
+              store.lock(f"{path}.lock", f"preparing {config.data_root}")):
+            for one in (path, _actions_path(config)):
                 store.recover(one)
             if not is_current():
-                _build(config, given, keys)
-                tqdm.write(f"Prepared {path}.", file=sys.stderr)
+                for line in describe_listing(listing):
+                    _say(f"{config.data_root}: {line}.")
+                _build(config, listing, keys)
+                _say(f"Prepared {path}.")
     if config.actions:
-        _check_actions(path)
+        _check_actions(path, _actions_path(config))
     return paths
+
+
+def listing_of(config):
+    """The files.Listing of a config's folder. Raises UserError where there can be no two videos."""
+    root, patterns = config.data_root, config.files or ()
+    if not os.path.isdir(root):
+        raise UserError(f"data_root: there is no folder {root!r}")
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    own = [os.path.expanduser(path) for path in (config.log_root, config.cache_root) if path]
+    listing = files.find(root, patterns, own)
+    arrays = [name for name in listing.videos if name.lower().endswith(files.ARRAYS)]
+    if len(listing.videos) < 2 and not arrays:
+        raise _too_few(root)
+    return listing
+
+
+def _too_few(root):
+    return UserError(f"data_root: {root} needs two videos at least, one to train on and one to test on "
+                     f"({kinds()})")
 
 
 def form_of(config):
@@ -53,211 +72,191 @@ def form_of(config):
     return videos.Form(config.image_size, config.channels, config.fit, config.fps)
 
 
+def request_of(config, file, threads=0):
+    """The videos.Request of a files.File."""
+    return videos.Request(
+        file.path, form_of(config), file.pictures, file.within, config.axes, config.keep_partial,
+        config.actions == "onehot", os.path.dirname(store_path(config)), threads)
+
+
 def store_path(config):
-    """Where the store of a folder is. There is one for every form of frames."""
-    form = form_of(config)
+    """Where the store of a folder is. There is one for every form of frames, and choice of files."""
+    form, root = form_of(config), config.data_root
     name = f"frames_{form.size}x{form.size}x{form.channels}"
     if form.fit != "crop":
         name += f"_{form.fit}"
     if form.fps:
         name += f"_{form.fps:g}fps"
-    return os.path.join(config.data_root, name)
+    chosen = [config.files, config.axes, config.keep_partial]
+    if any(chosen):
+        name += f"_{_digest(repr(chosen))[:8]}"
+    if config.cache_root:
+        real = os.path.realpath(root)
+        root = os.path.join(os.path.expanduser(config.cache_root),
+                            f"{os.path.basename(real)}_{_digest(real)[:8]}")
+    return os.path.join(root, name)
 
 
-# ---------------------------------------------------------------------------------- files and splits
+def _actions_path(config):
+    return os.path.join(store_path(config), "onehot" if config.actions == "onehot" else "actions")
 
 
-def _list(root):
-    """Returns (whether there is a folder for each split, names of videos relative to root).
-
-    Raises UserError where there are too few.
-    """
-    if not os.path.isdir(root):
-        raise UserError(f"data_root: there is no folder {root!r}")
-    given = [split for split in ("train", "test") if os.path.isdir(os.path.join(root, split))]
-    if len(given) == 1:
-        raise UserError(f"data_root: {root} has {given[0]}/ and no other split; it needs train/ and "
-                        "test/, or neither")
-    if not given:
-        names = list_videos(root)
-        if len(names) < 2:
-            raise UserError(f"data_root: {root} needs two videos at least, one to train on and one to "
-                            f"test on ({kinds()})")
-        return False, names
-    found = []
-    for split in SPLITS:
-        folder = os.path.join(root, split)
-        names = list_videos(folder) if os.path.isdir(folder) else []
-        if not names and split in given:
-            raise UserError(f"data_root: no videos ({kinds()}) in {folder}")
-        found += [os.path.normpath(os.path.join(split, name)) for name in names]
-    return True, found
-
-
-def kinds():
-    """What counts as a video, in words."""
-    return f"{', '.join(videos.ENCODED + videos.ARRAYS)}, or folders of numbered images"
-
-
-def list_videos(folder):
-    """Returns the videos below a folder, sorted as people number: paths relative to it.
-
-    They are files, and folders of two numbered images or more. Links are followed.
-    """
-    found, seen = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:  # A link to a folder above it.
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = [os.path.join(parent, name) for name in files
-                 if videos.is_video(name) and not name.startswith(".")]
-        found += [path for path in paths if not videos.is_still(path)]
-        if len(videos.list_images(parent)) > 1:
-            found.append(parent)
-    return sorted((os.path.relpath(path, folder) for path in found), key=videos.by_number)
-
-
-def _stamp(path):
-    """A text that changes when a file, the images of a folder, or the actions beside it do."""
-    files = [*(videos.list_images(path) if os.path.isdir(path) else [path]), videos.actions_path(path)]
-    digest = hashlib.sha256()
-    for file in files:
+def _stamp(file, config):
+    """A text that changes when a file, its pictures, the actions beside it, or how it is read does."""
+    digest = hashlib.sha256(f"{READER} {config.axes} {config.keep_partial} {file.within}\n".encode())
+    for path in (*(file.pictures or [file.path]), actions_path(file.path), npz_beside(file.path)):
         with contextlib.suppress(OSError):  # Who reads it will say.
-            status = os.stat(file)
-            name = os.path.basename(file)
+            status = os.stat(path)
+            name = os.path.basename(path)
             digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace"))
     return digest.hexdigest()
-
-
-def _old_sources(root, given, names):
-    """The source that version 9ff3a85 gave this store, as a set; empty where it saw other files."""
-    files = sorted(os.path.join(root, name) for name in names)
-    if given:
-        split = [[file for file in files if os.path.relpath(file, root).startswith(folder)]
-                 for folder in ("train" + os.sep, "test" + os.sep)]
-    else:
-        test = files[9::10] or files[-1:]
-        split = [[file for file in files if file not in set(test)], test]
-    known = [name for name in names if name.lower().endswith(OLD_ENDINGS)]
-    if len(names) > min(len(known), sum(map(len, split))):
-        return set()
-    text = ""
-    for file in sum(split, []):
-        with contextlib.suppress(OSError):
-            status = os.stat(file)
-            text += f"{os.path.relpath(file, root)} {status.st_size} {status.st_mtime_ns}\n"
-    return {_digest(text)}
 
 
 def _digest(text):
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
+def _say(line):
+    tqdm.write(line, file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------ splits
+
+
 def _known_splits(path):
-    """The split of each file that the store at path has read."""
-    header = store.read_header(path) or {"splits": {}, "pieces": {}}
-    split_of = {name: split for split, found in header["splits"].items() for name in found["names"]}
-    if "pieces" in header:
-        return {key.partition("\n")[0]: split_of[piece["names"][0]]
-                for key, piece in header["pieces"].items() if piece["names"]}
-    known = {}  # Format 1 has whole paths, of a folder that may have been moved: by their ends.
-    for name, split in split_of.items():
-        parts = re.sub(r"\[\d+\]$", "", name).split(os.sep)
-        known |= {os.sep.join(parts[first:]): split for first in range(len(parts))}
-    return known
+    """The split of each video that the store at path has."""
+    header = store.read_header(path) or {"splits": {}}
+    return {name: split for split, found in header["splits"].items() for name in found["names"]}
 
 
-def _split(names, given, known):
-    """Returns the names of each split. By its folder, where there are such folders.
+def _split(names, known):
+    """The split of each video, by name: that which the store has had it in, else by a hash of the name.
 
-    Else a file is where the store has had it; else it is by a hash of its name, one of ten to test on,
-    so that it stays there whatever comes to it. Where a split were empty, it gets the file of the least
-    hash: a new one, if there is any.
+    One of ten is to test on, so that a video stays where it is whatever comes to it. Where a split were
+    empty, it gets the video of the least hash: a new one, if there is any.
     """
     def order(name):
         return int(_digest(name.replace(os.sep, "/"))[:15], 16)
 
-    if given:
-        chosen = {name: name.split(os.sep)[0] for name in names}
+    chosen = {name: known.get(name) or ("train" if order(name) % 10 else "test") for name in names}
+    for split in ("test", "train"):
+        if split not in chosen.values() and len(names) > 1:
+            new = [name for name in names if name not in known]
+            chosen[min(new or names, key=order)] = split
+    return chosen
+
+
+def _split_pieces(listing, keys, frames, known):
+    """For each split, the videos of it: a list of (key, which of the piece's videos)."""
+    found = [(name, keys[name], index, video) for name in keys if keys[name] in frames.pieces
+             for index, video in enumerate(frames.pieces[keys[name]]["names"])]
+    if listing.split_of is None:
+        split_of = _split([video for *_, video in found], known)
     else:
-        chosen = {name: known.get(name) or ("train" if order(name) % 10 else "test") for name in names}
-        for split in ("test", "train"):
-            if split not in chosen.values() and len(names) > 1:
-                new = [name for name in names if name not in known]
-                chosen[min(new or names, key=order)] = split
-    return {split: [name for name in names if chosen[name] == split] for split in SPLITS
-            if split in chosen.values() or split != "val"}
+        split_of = {video: listing.split_of[name] for name, *_, video in found}
+    pieces = {split: [] for split in SPLITS}
+    for _, key, index, video in found:
+        pieces[split_of[video]].append((key, index))
+    return pieces if pieces["val"] else {split: pieces[split] for split in ("train", "test")}
 
 
 # ---------------------------------------------------------------------------------------- the store
 
 
-def _actions_path(path):
-    return os.path.join(path, "actions")
-
-
-def _build(config, given, keys):
+def _build(config, listing, keys):
     """Reads the files that the store lacks, and makes it one of all. keys: a text for each file."""
-    path = store_path(config)
+    path, beside = store_path(config), _actions_path(config)
     known = _known_splits(path)
-    with (store.Writer(path, keys.values()) as frames,
-          store.Writer(_actions_path(path), keys.values()) as actions):
-        _read_missing(config, keys, frames, actions)
-        splits = _split([name for name in keys if frames.pieces[keys[name]]["names"]], given, known)
-        for split, names in splits.items():
-            if not names:
-                of_split = [name for name in keys if not given or name.split(os.sep)[0] == split]
-                first = of_split[0]
-                raise UserError(
-                    f"data_root: none of the {len(of_split)} files to {split} on can be read "
-                    f"({first}: {frames.pieces[keys[first]]['note']['skipped']})")
-        pieces = {split: [keys[name] for name in names] for split, names in splits.items()}
-        source = _digest("\n".join(keys.values()))
+    with store.Writer(path, keys.values()) as frames, store.Writer(beside, keys.values()) as actions:
+        failed = _read_missing(config, listing, keys, frames, actions)
+        pieces = _split_pieces(listing, keys, frames, known)
+        for split in ("train", "test"):
+            if not pieces[split]:
+                raise _nothing_to(split, config.data_root, listing, keys, frames, failed)
+        # A failure of the system's leaves the store behind, so that the file is tried again.
+        source = _digest("\n".join(key for name, key in keys.items() if name not in failed))
+        given = {split: [(key, actions.pieces[key]["names"].index(name)) for key, index in of_split
+                         if (name := frames.pieces[key]["names"][index]) in actions.pieces[key]["names"]]
+                 for split, of_split in pieces.items()}
         # Numbers one after the other, for files may have actions of different widths.
         widths = {width for piece in actions.pieces.values() for width in piece["note"]["widths"]}
-        actions.commit(source, pieces, view=None if len(widths) > 1 or None in widths else [*widths])
+        uniform = len(widths) == 1 and None not in widths and config.actions != "onehot"
+        actions.commit(source, given, view=[*widths] if uniform else None)
         frames.commit(source, pieces)
 
 
-def _read_missing(config, keys, frames, actions):
-    """Adds the files that the stores lack, and says which cannot be read."""
-    root, form = config.data_root, form_of(config)
+def _nothing_to(split, root, listing, keys, frames, failed):
+    """The UserError for a split without any video."""
+    of_split = [name for name in keys if (listing.split_of or {}).get(name, split) == split]
+    if sum(len(piece["names"]) for piece in frames.pieces.values()) and listing.split_of is None:
+        return _too_few(root)
+    first = of_split[0]
+    why = failed.get(first) or frames.pieces[keys[first]]["note"]["skipped"]
+    return UserError(f"data_root: none of the {len(of_split)} files to {split} on can be read "
+                     f"({shown(first)}: {why})")
+
+
+def _read_missing(config, listing, keys, frames, actions):
+    """Adds the files that the stores lack, and says which cannot be read.
+
+    Returns {name: why} of those that the system has failed to read.
+    """
     missing = [name for name, key in keys.items()
                if key not in frames.pieces or key not in actions.pieces]
     if not missing:
+        return {}
+    root, failed, said, count = config.data_root, {}, collections.Counter(), 0
+    with videos.Readers() as readers:
+        _check_space(config, [listing.videos[name] for name in missing], readers)
+        threads = 0 if len(missing) < videos.CORES else 1
+
+        def read(name):
+            try:
+                return readers.read(request_of(config, listing.videos[name], threads))
+            except videos.Broken as error:
+                return None, error, {}
+
+        with tqdm(desc=f"Preparing {root}", initial=len(keys) - len(missing), total=len(keys),
+                  unit=" files", dynamic_ncols=True) as bar:
+            for name, (rows, found, left_out) in videos.in_parallel(read, missing):
+                if rows is None and found.again:
+                    failed[name] = str(found)
+                else:
+                    note = _note(rows, found, left_out)
+                    _add(frames, actions, keys[name], name, [] if rows is None else found, rows, note)
+                for kind, line in _lines(os.path.join(root, name), rows, found, left_out):
+                    said[kind] += 1
+                    if said[kind] <= NAMED:
+                        bar.write(line, file=sys.stderr)
+                count += 0 if rows is None else len(rows)
+                bar.set_postfix_str(f"{count:,} frames")
+                bar.update()
+    if said["skipped"]:
+        more = "" if said["skipped"] <= NAMED else f"; the first {NAMED} are named above"
+        _say(f"{said['skipped']} of {len(keys)} files cannot be read and are left out{more}. "
+             f"python3 data_loader.py names them all.")
+    return failed
+
+
+def _note(rows, found, left_out):
+    """What the store remembers of a file."""
+    if rows is None:
+        return {"skipped": str(found)}
+    notes = list(dict.fromkeys(note for video in found for note in video.notes))
+    return {"size": [found[0].height, found[0].width], "fps": found[0].fps, "notes": notes,
+            "left_out": left_out}
+
+
+def _lines(path, rows, found, left_out):
+    """Yields what to say of a file that was read: (kind, line)."""
+    if rows is None:
+        yield "skipped", f"Skipped {shown(path)}: {found}." + (
+            " It is tried again at the next start." if found.again else "")
         return
-    needed = _estimate_frames([os.path.join(root, name) for name in missing], form)
-    store.check_space(root, needed * math.prod(form.shape), f"Preparing {len(missing)} files of {root}")
-    threads = 0 if len(missing) < videos.CORES else 1
-
-    def read(name):
-        try:
-            return videos.read(os.path.join(root, name), form, root, threads)
-        except videos.Broken as error:
-            return None, error
-
-    skipped = count = 0
-    with tqdm(desc=f"Preparing {root}", initial=len(keys) - len(missing), total=len(keys),
-              unit=" files", dynamic_ncols=True) as bar:
-        for name, (rows, found) in videos.in_parallel(read, missing):
-            if rows is None:
-                skipped += 1
-                if skipped <= NAMED:
-                    bar.write(f"Skipped {os.path.join(root, name)}: {found}.", file=sys.stderr)
-                _add(frames, actions, keys[name], name, [], None, {"skipped": str(found)})
-            else:
-                note = {"size": [found[0].height, found[0].width], "fps": found[0].fps}
-                _add(frames, actions, keys[name], name, found, rows, note)
-                count += len(rows)
-            bar.set_postfix_str(f"{count:,} frames")
-            bar.update()
-    if skipped:
-        tqdm.write(f"{skipped} of {len(keys)} files cannot be read and are left out"
-                   f"{'' if skipped <= NAMED else f'; the first {NAMED} are named above'}. "
-                   f"python3 data_loader.py names them all.", file=sys.stderr)
+    for part, why in left_out.items():
+        yield "part", f"Left out {shown(path + part)}: {why}."
+    for note in dict.fromkeys(note for video in found for note in video.notes):
+        yield "note", f"{shown(path)} {note}."
 
 
 def _add(frames, actions, key, name, found, rows, note):
@@ -273,17 +272,42 @@ def _add(frames, actions, key, name, found, rows, note):
             "refused": next((video.refused for video in found if video.refused), None)})
 
 
-def _check_actions(path):
-    """Raises UserError unless every video of the store at path has actions, all of one width."""
-    frames, actions = store.read_header(path), store.read_header(_actions_path(path))
+def _check_space(config, chosen, readers, sample=5):
+    """Says how much disk the frames take: by some files of each kind, and the sizes of all."""
+    sizes = {}  # By kind, of every file.
+    for file in chosen:
+        if not file.pictures:
+            with contextlib.suppress(OSError):
+                kind = os.path.splitext(file.path)[1].lower()
+                sizes.setdefault(kind, {})[file] = os.path.getsize(file.path)
+    some = {file: kind for kind, found in sizes.items()
+            for file in [*found][:: -(-len(found) // sample)]}
+    counted, seen = collections.Counter(), collections.Counter()
+    for file, count in videos.in_parallel(
+            lambda file: readers.estimate_frames(request_of(config, file)), some):
+        counted[some[file]] += count
+        seen[some[file]] += sizes[some[file]][file]
+    needed = sum(len(file.pictures) for file in chosen) + sum(
+        counted[kind] * sum(found.values()) // max(1, seen[kind]) for kind, found in sizes.items())
+    store.check_space(os.path.dirname(store_path(config)), needed * math.prod(form_of(config).shape),
+                      f"Preparing {len(chosen)} files of {config.data_root}")
+
+
+# ---------------------------------------------------------------------------------------- actions
+
+
+def _check_actions(path, beside):
+    """Raises UserError unless every video of a store has actions, all of one width or all one-hot."""
+    frames, actions = store.read_header(path), store.read_header(beside)
     notes = {key: actions["pieces"][key]["note"] for key in frames["pieces"]}
     check_actions(
-        (name, width, notes[key]["refused"]) for key, piece in frames["pieces"].items()
-        for name, width in zip(piece["names"], notes[key]["widths"], strict=True))
+        ((name, width, notes[key]["refused"]) for key, piece in frames["pieces"].items()
+         for name, width in zip(piece["names"], notes[key]["widths"], strict=True)),
+        onehot=actions["view"] is None)
 
 
-def check_actions(found):
-    """Raises UserError unless all actions are of one width.
+def check_actions(found, onehot=False):
+    """Raises UserError unless all actions are of one width, or one-hot, of any.
 
     found: for each video its name, how many numbers an action has or None, and why there is none.
     """
@@ -291,43 +315,86 @@ def check_actions(found):
     for name, width, refused in found:
         first = first or (name, width)
         if width is None:
-            beside = os.path.basename(videos.actions_path(name))
-            raise UserError(f"actions: {name}: " + (
-                refused or f"has none; they are [T, A], as `actions` beside `video` in an .npz file, or "
-                           f"in {beside} beside the video"))
-        if width != first[1]:
-            raise UserError(f"actions: {name} has {width} numbers to an action, but {first[0]} "
-                            f"has {first[1]}")
+            beside = os.path.basename(actions_path(name))
+            stem = beside.removesuffix(ACTIONS)
+            raise UserError(f"actions: {shown(name)}: " + (
+                refused or f"has none; they are [T, A], as `actions` beside the video in an .npz or "
+                           f"HDF5 file, or in {beside} or {stem}.npz beside it"))
+        if width != first[1] and not onehot:
+            raise UserError(f"actions: {shown(name)} has {width} numbers to an action, but "
+                            f"{shown(first[0])} has {first[1]}")
 
 
-def _estimate_frames(paths, form, sample=5):
-    """About how many frames the files give: of each kind, by some of them and the sizes of all."""
-    images = sum(len(videos.list_images(path)) for path in paths if os.path.isdir(path))
-    sizes = {}  # By kind, of every file.
-    for path in filter(os.path.isfile, paths):
-        sizes.setdefault(os.path.splitext(path)[1].lower(), {})[path] = os.path.getsize(path)
-    some = {path: kind for kind, files in sizes.items()
-            for path in [*files][:: -(-len(files) // sample)]}
-    frames, seen = collections.Counter(), collections.Counter()
-    for path, count in videos.in_parallel(lambda path: videos.estimate_frames(path, form), some):
-        frames[some[path]] += count
-        seen[some[path]] += sizes[some[path]][path]
-    return images + sum(frames[kind] * sum(files.values()) // max(1, seen[kind])
-                        for kind, files in sizes.items())
+class OneHot:
+    """One-hot actions of videos, each as wide as all, as a sequence of float32 [T, classes].
+
+    actions: of each video, [T * A] or [T, A], where A is 1 + its largest action. lengths: T of each.
+    Raises UserError where an action is none of the classes.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, actions, lengths, names, classes):
+        self._actions, self.lengths, self.names = actions, np.array(lengths), names
+        self.shape = (classes,)
+        for index, name in enumerate(names):
+            width = actions[index].size // lengths[index]
+            if width > classes:
+                raise UserError(f"actions: {shown(name)} has the action {width - 1}, but training knows "
+                                f"those from 0 to {classes - 1}")
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, video):
+        found = self._actions[video].reshape(self.lengths[video], -1)
+        return np.pad(found, [(0, 0), (0, self.shape[0] - found.shape[1])])
+
+
+def open_one_hot(paths, split, classes=None):
+    """The OneHot of a split. classes: by default 1 + the largest action of the training data."""
+    frames, actions = (store.read(paths[name], split) for name in ("video", "actions"))
+    if classes is None:
+        lengths = store.read(paths["video"], "train").lengths
+        of_training = store.read(paths["actions"], "train").lengths
+        classes = int((of_training // lengths).max())
+    return OneHot(actions, frames.lengths, frames.names, classes)
+
+
+# ---------------------------------------------------------------------------------------- in words
+
+
+def describe_listing(listing):
+    """Yields lines on what there is beside the videos."""
+    if listing.unread:
+        yield "not read: " + ", ".join(f"{count} {ending}" for ending, count in
+                                       listing.unread.most_common(NAMED))
+    if listing.own:
+        yield f"left out, since this project wrote it: {', '.join(map(shown, listing.own[:NAMED]))}"
+    for folder, why in listing.unlisted.items():
+        yield f"{shown(folder)} cannot be listed: {why}"
 
 
 def describe(header):
-    """Yields lines on a store's files: the sizes and rates they had; which were left out, and why."""
-    notes = {key.partition("\n")[0]: piece["note"] for key, piece in header.get("pieces", {}).items()}
-    read = [note for note in notes.values() if note and "size" in note]
-    if read:
-        yield "sizes: " + _counted("{1}x{0}".format(*note["size"]) for note in read)
-        yield "frames a second: " + _counted(
-            "unknown" if note["fps"] is None else f"{note['fps']:g}" for note in read)
-    skipped = {name: note["skipped"] for name, note in notes.items() if note and "skipped" in note}
+    """Yields lines on a store's files: the sizes and rates they had; what was left out, and why."""
+    notes = {key.rpartition("\n")[0]: piece["note"] for key, piece in header["pieces"].items()
+             if piece["note"]}
+    key_of = {video: key for key, piece in header["pieces"].items() for video in piece["names"]}
+    for split, found in header["splits"].items():
+        of_split = [header["pieces"][key]["note"]
+                    for key in dict.fromkeys(key_of[name] for name in found["names"])]
+        if any(of_split):
+            yield f"{split}: sizes " + _counted("{1}x{0}".format(*note["size"]) for note in of_split)
+            yield f"{split}: frames a second " + _counted(
+                "unknown" if note["fps"] is None else f"{note['fps']:g}" for note in of_split)
+    for name, note in notes.items():
+        yield from (f"{shown(name)} {text}" for text in note.get("notes", ()))
+        yield from (f"{shown(name + part)} is left out: {why}"
+                    for part, why in note.get("left_out", {}).items())
+    skipped = {name: note["skipped"] for name, note in notes.items() if "skipped" in note}
     if skipped:
         yield f"{len(skipped)} of {len(notes)} files cannot be read:"
-        yield from (f"  {name}: {why}" for name, why in skipped.items())
+        yield from (f"  {shown(name)}: {why}" for name, why in skipped.items())
 
 
 def _counted(words):

@@ -91,15 +91,17 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _first_length(self, archive, names):
         """Frames of the first video that decodes."""
-        for name in names:
-            with contextlib.suppress(videos.Broken):
-                return len(self._decode(archive, name))
+        with videos.Readers() as readers:
+            for name in names:
+                with contextlib.suppress(videos.Broken):
+                    return len(self._decode(readers, archive, name))
         raise UserError(f"none of the {len(names)} videos of {archive.filename} decodes")
 
     def _generate_examples(self, archive, names):
         skipped = 0
-        with _readable(archive), zipfile.ZipFile(archive) as opened:
-            decode = functools.partial(self._try_to_decode, opened)
+        with (_readable(archive), zipfile.ZipFile(archive) as opened,
+              videos.Readers() as readers):
+            decode = functools.partial(self._try_to_decode, readers, opened)
             for name, video in videos.in_parallel(decode, names):
                 if isinstance(video, videos.Broken):
                     tqdm.write(f"Skipped {name}: {video}.", file=sys.stderr)
@@ -114,20 +116,20 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Returns the features of a video other than itself."""
         return {}
 
-    def _try_to_decode(self, archive, name):
+    def _try_to_decode(self, readers, archive, name):
         try:
-            return self._decode(archive, name)
+            return self._decode(readers, archive, name)
         except videos.Broken as error:
             return error
 
-    def _decode(self, archive, name):
+    def _decode(self, readers, archive, name):
         """Decodes a file of the archive: uint8 [T, 64, 64, CHANNELS]. Raises videos.Broken."""
         form = videos.Form(channels=self.CHANNELS)
         with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
             with archive.open(name) as member:  # Checks the checksum as it reads.
                 shutil.copyfileobj(member, file)
             file.flush()
-            frames, _ = videos.read(file.name, form)
+            frames, _ = videos.read(file.name, form, readers=readers)
             return np.array(frames)
 
 

@@ -85,6 +85,9 @@ def prepare(config, split=None):
     if config.actions and not (made and dataset.actions or config.dataset == "minerl"):
         raise UserError(f"actions: {config.dataset} has none; only minerl, doom_mazes and videos of "
                         "your own do")
+    if config.actions == "onehot":
+        raise UserError(f"actions: those of {config.dataset} are not one whole number each, as onehot "
+                        "takes them; nearest: true")
     if config.fps:
         raise UserError(f"fps: {config.dataset} has no time stamps; only videos of your own do")
     return _prepare_made(config, dataset, split) if made else _prepare_tfds(config, dataset, split)
@@ -138,7 +141,7 @@ def _make(config, module, sizes, source, paths, only):
         for writer in writers.values():
             whole = [split for split, (count, _) in sizes.items()
                      if all(keys[split, index] in writer.pieces for index in range(count))]
-            writer.commit(source, {split: [keys[split, index] for index in range(sizes[split][0])]
+            writer.commit(source, {split: [(keys[split, index], 0) for index in range(sizes[split][0])]
                                    for split in whole},
                           left_out=[split for split in sizes if split not in whole])
 

@@ -8,7 +8,6 @@ where a killed process stopped.
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import itertools
@@ -16,14 +15,20 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 
+import filelock
 import numpy as np
-from tqdm import tqdm
 
 from tools import DISK_FULL, UserError, machine_errno, write_atomically
 
-FORMATS = (1, 2)  # Of the files, oldest first. Format 1 had a file of rows for each split.
+FORMAT = 3  # Of the files. A store of another format is built anew.
+
+
+# Of a folder that cannot be written to, or cannot be.
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+                errno.ENOENT)
 
 
 class Videos:
@@ -57,10 +62,9 @@ def read(path, split):
     if header is None:  # Reading past the end of a mapped file would kill the process.
         raise UserError(f"{path} is damaged ({damage(path)}); delete it")
     videos = header["splits"][split]
-    name, count = ((f"{split}.rows", sum(videos["lengths"])) if header["format"] == 1 else
-                   ("rows", header["rows"]))
-    rows = np.memmap(os.path.join(path, name), header["dtype"], "r", shape=(count, *header["row_shape"]))
-    return Videos(rows, videos["lengths"], videos["names"], videos.get("starts"), header.get("view"))
+    rows = np.memmap(os.path.join(path, "rows"), header["dtype"], "r",
+                     shape=(header["rows"], *header["row_shape"]))
+    return Videos(rows, videos["lengths"], videos["names"], videos["starts"], header["view"])
 
 
 def read_header(path):
@@ -68,7 +72,7 @@ def read_header(path):
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
         with open(os.path.join(path, "header.json")) as file:
             header = json.load(file)
-        if _misfit(path, header) is None and header["format"] in FORMATS:
+        if _misfit(path, header) is None and header["format"] == FORMAT:
             return header
     return None
 
@@ -87,20 +91,16 @@ def damage(path):
 def _misfit(path, header):
     """Says how a header does not fit the files beside it; None where it does."""
     try:
-        if header["format"] not in FORMATS:  # Not damaged, but of another version.
+        if header["format"] != FORMAT:  # Not damaged, but of another version.
             return None
-        files = {"rows": header["rows"]} if header["format"] != 1 else {
-            f"{split}.rows": sum(videos["lengths"]) for split, videos in header["splits"].items()}
         for videos in header["splits"].values():
-            starts = videos.get("starts", videos["lengths"])
-            if not len(starts) == len(videos["lengths"]) == len(videos["names"]):
+            if not len(videos["starts"]) == len(videos["lengths"]) == len(videos["names"]):
                 return "header.json contradicts itself"
-        for name, rows in files.items():
-            size = os.path.getsize(os.path.join(path, name))
-            expected = rows * _row_bytes(header["row_shape"], header["dtype"])
-            # A process that goes on with the store appends to the rows.
-            if size < expected or size > expected and not os.path.exists(os.path.join(path, "journal")):
-                return f"{name} has {size} bytes, not {expected}"
+        size = os.path.getsize(os.path.join(path, "rows"))
+        expected = header["rows"] * _row_bytes(header["row_shape"], header["dtype"])
+        # A process that goes on with the store appends to the rows.
+        if size < expected or size > expected and not os.path.exists(os.path.join(path, "journal")):
+            return f"rows has {size} bytes, not {expected}"
     except (KeyError, TypeError, AttributeError, OSError) as error:
         return f"header.json does not fit: {error}"
     return None
@@ -130,17 +130,10 @@ def source(path):
 def fingerprint(path, split):
     """What tells the data of a split from any other: a digest of names, lengths and content.
 
-    Of names only the last part counts, so that data may be moved. A store from before there were
-    fingerprints is read once for it.
+    Of names only the last part counts, so that data may be moved.
     """
     header = read_header(path)
     videos = header["splits"][split]
-    if "digests" not in videos:
-        videos["digests"] = [_digest(video) for video in tqdm(
-            read(path, split), f"Fingerprint of {path}, {split}", unit=" videos", file=sys.stderr)]
-        # Another's store, which we may not write, is read again next time.
-        with contextlib.suppress(OSError), write_atomically(os.path.join(path, "header.json")) as file:
-            json.dump(header, file)
     names = [os.path.basename(name) for name in videos["names"]]
     known = [header["dtype"], header["row_shape"], names, videos["lengths"], videos["digests"]]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
@@ -151,17 +144,7 @@ def _digest(video):
 
 
 def recover(path):
-    """Puts a store in order that a process left behind when it was killed. The caller holds the lock.
-
-    A damaged one is named and removed. Of earlier versions, which renamed whole folders, one may be
-    half exchanged for another.
-    """
-    old, part = f"{path}.old", f"{path}.part"
-    for finished in (part, old):
-        if not os.path.exists(path) and read_header(finished):
-            os.rename(finished, path)
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Removes a damaged store, and names it. The caller holds the lock."""
     harm = damage(path)
     if harm:
         print(f"{path} is damaged ({harm}) and is prepared anew.", file=sys.stderr)
@@ -184,7 +167,8 @@ class Writer:
         for leftover in glob.glob(os.path.join(glob.escape(path), "header.json.*.part")):
             os.remove(leftover)  # Of a process that was killed as it finished.
         header = read_header(path)
-        if header is None or header["format"] == 1:
+        if header is None:
+            self._remove("header.json")
             header = {"pieces": {}, "rows": 0, "row_shape": None, "dtype": None}
         self.pieces, end = header["pieces"], header["rows"]
         self._row = [header["row_shape"], header["dtype"]]
@@ -260,19 +244,19 @@ class Writer:
         """Makes the pieces a store.
 
         source: what they were made of, in words that change when the data does.
-        splits: for every split, the keys of its pieces, in the order of its videos.
+        splits: for every split its videos in order: the key of a piece, and which of the piece's it is.
         view: the shape that one row after the other fills, where what is read is not rows but these.
         left_out: names of further splits, which are not in the store yet.
         """
-        header = {"format": FORMATS[-1], "source": source,
+        header = {"format": FORMAT, "source": source,
                   "row_shape": self._row[0], "dtype": self._row[1],
                   "rows": self._rows.tell() // max(1, _row_bytes(*self._row)), "view": view,
                   "left_out": list(left_out),
                   "splits": {},
                   "pieces": {key: self.pieces[key] for key in self._wanted if key in self.pieces}}
-        for split, keys in splits.items():
+        for split, of_split in splits.items():
             header["splits"][split] = {
-                field: [value for key in keys for value in self.pieces[key][field]]
+                field: [self.pieces[key][field][index] for key, index in of_split]
                 for field in ("names", "starts", "lengths", "digests")}
         _flush(self._rows)
         with write_atomically(os.path.join(self._path, "header.json")) as file:
@@ -299,7 +283,7 @@ def build(path, source, splits, only=None):
                     writer.add(key, [video])
             if done is None or only in (None, split):
                 whole.append(split)
-        writer.commit(source, {split: keys[split] for split in whole},
+        writer.commit(source, {split: [(key, 0) for key in keys[split]] for split in whole},
                       left_out=[split for split in splits if split not in whole])
 
 
@@ -323,10 +307,12 @@ def writing(config, path):
             raise OSError(machine_errno(error), "disk full", config.data_root) from None
         reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
         number = getattr(reason, "errno", None)
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
-                      errno.ENAMETOOLONG, errno.ENOENT):
-            raise UserError(f"data_root: {config.dataset} is not prepared in {config.data_root!r}, and "
-                            f"cannot be: {reason.strerror}: {reason.filename}") from None
+        if number in CANNOT_WRITE:
+            key = "cache_root" if config.cache_root else "data_root"
+            raise UserError(
+                f"{key}: {config.dataset} is not prepared in {getattr(config, key)!r}, and cannot be: "
+                f"{reason.strerror}: {reason.filename}; cache_root (--cache-root) may name another "
+                "folder for what is prepared") from None
         raise
 
 
@@ -334,16 +320,33 @@ def writing(config, path):
 def lock(path, doing):
     """Holds a lock file: processes that prepare the same data do so one after the other.
 
-    The system frees the lock of a process that dies. doing: what the other process is at, for the
-    line that says why this one waits.
+    The system frees the lock of a process that dies. doing: what the process is at, which stands in a
+    file beside, for others to say why they wait.
     """
-    with open(path, "a") as file:
+    held, beside = filelock.FileLock(path, fallback_to_soft=False), f"{path}.holder"
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.acquire(timeout=0)
+        except filelock.Timeout:
+            with contextlib.suppress(OSError), open(beside) as file:
+                doing = file.read().strip() or doing
             print(f"Waiting for another process that is {doing} ({path}).", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            held.acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) in CANNOT_WRITE or machine_errno(error) in DISK_FULL:
+            raise
+        print(f"Warning: {path} cannot be locked ({error}): see to it that only one process prepares "
+              "this data.", file=sys.stderr)
         yield
+        return
+    try:
+        with open(beside, "w") as file:
+            file.write(f"{doing}, process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(beside)
+        held.release()
 
 
 def check_space(path, needed, purpose):

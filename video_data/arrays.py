@@ -1,0 +1,251 @@
+"""Video in arrays: which arrays of a file are videos, and which of their axes is what."""
+
+import contextlib
+import fnmatch
+import functools
+import os
+import tempfile
+import zipfile
+
+import h5py
+import numpy as np
+
+from video_data.frames import Broken
+from video_data.timing import KEYS
+
+MAGIC = (b"\x93NUMPY", b"PK\3\4", b"PK\5\6", b"\x89HDF")  # What files of arrays begin with.
+TIME_FIRST = "mnist_test_seq.npy"  # The Moving MNIST that most people have: [20, 10000, 64, 64].
+COLOURS = (1, 3, 4)
+BLOCK = 2**20  # Pixels that are converted at a time: 13 MB of floats in colour.
+ROUNDING = 1e-3  # How far above 1 floats are where only their rounding is to blame.
+
+
+@contextlib.contextmanager
+def opened(path, magic, sink, scratch):
+    """Yields the arrays of a file by name: slices are read when they are taken.
+
+    Where one cannot be had there is a Broken in its place.
+    """
+    if magic.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            yield {name.removesuffix(".npy"): _Packed(archive, name, sink, scratch)
+                   for name in archive.namelist() if name.endswith(".npy")}
+    elif magic.startswith(b"\x89HDF"):
+        with h5py.File(path, "r", locking="best-effort") as file:
+            yield dict(_datasets(file, "", set()))
+    else:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            words = {"mmap length": "is cut short: its header declares more than it holds",
+                     "Python objects": "holds Python objects, not numbers"}
+            raise Broken(next((said for part, said in words.items() if part in str(error)),
+                              f"is damaged: {error}")) from None
+        yield {"": array}
+
+
+def _datasets(group, prefix, seen):
+    """Yields the datasets of an HDF5 file, (name, dataset); links are followed, but not in circles."""
+    for name in group:
+        try:
+            item = group[name]
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            link = group.get(name, getlink=True)
+            to = f"{getattr(link, 'filename', '')}:{link.path}" if hasattr(link, "path") else error
+            yield prefix + name, Broken(f"{prefix}{name} is a link to nothing ({to})"
+                                        if hasattr(link, "path") else f"{prefix}{name}: {error}")
+            continue
+        if isinstance(item, h5py.Dataset):
+            yield prefix + name, item
+        elif isinstance(item, h5py.Group):
+            info = h5py.h5o.get_info(item.id)
+            if (info.fileno, info.addr) not in seen:
+                yield from _datasets(item, f"{prefix}{name}/", seen | {(info.fileno, info.addr)})
+
+
+class _Packed:
+    """An array of an .npz file: unpacked into a temporary file by the first slice, not into memory."""
+
+    def __init__(self, archive, name, sink, scratch):
+        self._archive, self._name, self._sink, self._scratch = archive, name, sink, scratch
+        with archive.open(name) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0) else
+                           np.lib.format.read_array_header_2_0)
+            self.shape, self._fortran, self.dtype = read_header(file)
+            self._start = file.tell()
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @functools.cached_property
+    def _array(self):
+        if self.dtype.hasobject:
+            raise Broken("holds Python objects, not numbers")
+        with tempfile.TemporaryFile(dir=self._scratch) as raw:
+            with self._archive.open(self._name) as packed:
+                while block := packed.read(2**22):
+                    raw.write(block)
+                    self._sink.alive()
+            raw.flush()
+            order = "F" if self._fortran else "C"
+            if not self.shape:
+                return np.fromfile(raw, self.dtype, 1)
+            return np.memmap(raw, self.dtype, "r", self._start, self.shape, order)
+
+    def __getitem__(self, index):
+        return self._array[index]
+
+
+# ------------------------------------------------------------------------------- which are videos
+
+
+def choose(arrays, path, several, within=(), axes=None):
+    """The names of the arrays that are videos. Raises Broken where there are none, or too many.
+
+    They are those that one of the patterns in `within` matches; else those named `video`; else all of
+    three dimensions and more that are not actions, each of which must then be alone in its file.
+    several: whether the file may hold several. axes: as the config has it.
+    """
+    last = {name: name.rpartition("/")[2] for name in arrays}
+    if within:
+        chosen = [name for name in arrays if any(matches(name, one) for one in within)]
+        if not chosen:
+            raise Broken(f"holds {_listed(arrays)}; files: {', '.join(within)} matches none of them")
+        return chosen
+    if len(arrays) == 1 and last[next(iter(arrays))] not in KEYS:
+        return list(arrays)
+    large = [name for name, array in arrays.items() if last[name] not in KEYS
+             and (isinstance(array, Broken) or (
+                 array.ndim == len(axes) if axes else array.ndim >= 3))]
+    doubled = {name for name in large if name.replace("next_obs/", "obs/") != name
+               and name.replace("next_obs/", "obs/") in arrays}
+    large = [name for name in large if name not in doubled]
+    chosen = [name for name in large if last[name] == "video"] or large
+    if not chosen or len(chosen) > 1 and not several:
+        raise Broken(f"holds {_listed(arrays)}; "
+                     + ("one of several must be named video" if chosen else "none of them is a video"))
+    return chosen
+
+
+def matches(name, pattern):
+    """Whether a path matches a pattern of as many parts."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
+
+
+def _listed(arrays, most=10):
+    if not arrays:
+        return "nothing"
+    return ", ".join([*arrays][:most]) + (f" and {len(arrays) - most} others" * (len(arrays) > most))
+
+
+def actions_within(arrays, name):
+    """The array of actions in the group of a video, or in one above; None where there are none."""
+    parts = name.split("/")[:-1]
+    for depth in range(len(parts), -1, -1):
+        for key in KEYS:
+            found = arrays.get("/".join([*parts[:depth], key]))
+            if found is not None and not isinstance(found, Broken):
+                return found[()]
+    return None
+
+
+def layout(shape, path, axes=None):
+    """What each axis of an array is: a word of the letters N (videos), T (frames), H, W and C (colours).
+
+    By the shape, where exactly one reading has 1, 3 or 4 colours, or there is no other; else as `axes`
+    says. Raises Broken where it is no video, or more than one reading is left.
+    """
+    told = f"has the shape {list(shape)}"
+    if 0 in shape:
+        raise Broken(f"is empty: it {told}")
+    if axes:
+        if len(axes) != len(shape):
+            raise Broken(f"{told}, but axes is {axes}")
+        if "C" in axes and shape[axes.index("C")] not in COLOURS:
+            raise Broken(f"{told}; by axes {axes} that is {shape[axes.index('C')]} colours, not 1, 3 or "
+                         "4")
+        return axes
+    if len(shape) == 2 or len(shape) == 3 and _fits(shape, "HWC"):
+        raise Broken(f"{told}: that is one frame, or no video at all")
+    if len(shape) == 4 and os.path.basename(path) == TIME_FIRST:
+        return "TNHW"
+    readings = {3: ["THW"], 4: ["THWC", "TCHW"], 5: ["NTHWC", "NTCHW", "NCTHW"]}.get(len(shape), [])
+    found = [reading for reading in readings if _fits(shape, reading)]
+    if len(shape) == 4 and (not found or found == ["TCHW"] and shape[0] in (3, 4)):
+        first, second = shape[:2]
+        if shape[0] == 1:
+            return "NTHW"
+        if min(shape[2:]) > 4:
+            also = [f"CTHW: one video of {second} frames in colour"] if first in (3, 4) else []
+            found = found and [f"TCHW: one video of {first} frames in colour"]
+            raise Broken(f"{told}; set axes to what it is: " + ", ".join(
+                [f"NTHW: {first} videos of {second} frames", f"TNHW: {second} videos of {first} frames",
+                 *found, *also]))
+    if len(found) != 1:
+        raise Broken(f"{told}, " + (
+            f"which may be {' or '.join(found)}: set axes to one of them" if found else
+            "not [T, H, W], [T, H, W, C] or [N, T, H, W, C] with C 1, 3 or 4; the key axes says where "
+            "an array has them in another order"))
+    return found[0]
+
+
+def _fits(shape, reading):
+    """Whether the colours of a reading are 1, 3 or 4, and its pictures larger than a few pixels."""
+    sizes = dict(zip(reading, shape, strict=True))
+    return sizes.get("C", 1) in COLOURS and (
+        "C" not in sizes or min(sizes["H"], sizes["W"]) > 4)
+
+
+# ------------------------------------------------------------------------------------ their frames
+
+
+def blocks(array, order, number):
+    """Yields the frames [t, H, W, C] of one video of an array, some at a time.
+
+    order: as layout returns it. number: of the video, where the array holds several.
+    """
+    sizes = dict(zip(order, array.shape, strict=True))
+    left = [letter for letter in order if letter != "N"]
+    turned = [left.index(letter) for letter in "THWC" if letter in left]
+    step = max(1, BLOCK // (sizes["H"] * sizes["W"]))
+    for start in range(0, sizes["T"], step):
+        index = {"N": number, "T": slice(start, start + step)}
+        taken = np.asarray(array[tuple(index.get(letter, slice(None)) for letter in order)])
+        taken = taken.transpose(turned)
+        yield taken if "C" in sizes else taken[..., None]
+
+
+def check_type(dtype):
+    """Raises Broken unless numbers of a type can be pixels, in whichever order of bytes."""
+    if dtype.newbyteorder("=") not in (np.uint8, np.uint16) and dtype.kind not in "fb":
+        raise Broken(f"holds {dtype}, not uint8, uint16 or floats from 0 to 1")
+
+
+def check_range(block, rest=()):
+    """Raises Broken where floats do not lie from 0 to 1. rest: further blocks, for the range of all."""
+    if block.dtype.kind != "f" or block.min() >= 0 and block.max() <= 1:  # False where one is nan.
+        return
+    low = high = block.flat[0]
+    for one in (block, *rest):
+        low, high = np.minimum(low, one.min()), np.maximum(high, one.max())
+    low, high = float(low), float(high)
+    said = f"holds floats from {low:.9g} to {high:.9g}"
+    if not np.isfinite([low, high]).all():
+        raise Broken(f"{said}: some of its numbers are not finite")
+    if low >= 0 and high <= 1 + ROUNDING:
+        advice = "a little more than 1; numpy.clip(video, 0, 1) mends it"
+    elif low >= -1 and high <= 1:
+        advice = "but 0 is to be black and 1 white; (video + 1) / 2 makes it so"
+    elif low >= 0 and high <= 255:
+        advice = "but 1 is to be white; save video / 255, or video.astype(numpy.uint8)"
+    else:
+        advice = "but 0 is to be black and 1 white"
+    raise Broken(f"{said}, {advice}")
+
+
+def to_native(block):
+    """The numbers in the order of bytes of this machine."""
+    return block.astype(block.dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,378 @@
+"""Encoded video, decoded by PyAV into square frames, with everything that was lost on the way.
+
+It runs in a process of its own (reader.py), so that a file that crashes the decoder costs no more.
+"""
+
+import os
+import re
+import struct
+
+import av
+import numpy as np
+
+from video_data.frames import Broken, Video, crop, fitted
+from video_data.timing import on_show
+
+LOCAL = {"protocol_whitelist": "file"}  # No file makes us open another one over the network.
+BY_NAME = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop what is transparent.
+TRANSPARENT = re.compile("rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8")
+HDR = {16: "PQ", 18: "HLG"}  # Transfer functions, as ITU-T H.273 numbers them.
+# Codecs that make one picture of every packet, where no two packets are fields of one picture.
+ONE_TO_ONE = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "ffv1", "mjpeg")
+TIMELESS = ("gif", "apng")  # Formats whose pictures last as long as their author wanted.
+BLOCK = 2**20  # Bytes that are handed on at a time.
+
+
+def decode(path, form, sink, keep_partial=False, threads=0):
+    """Decodes the first video stream of a file: (Video without actions, which frames were kept).
+
+    sink: takes the frames, uint8 [t, *form.shape], in `frames`, and is told in `alive` of progress.
+    keep_partial: whether what comes before a loss is a video.
+    What was kept is None where it is every frame; else (the frame of the file that each of the video
+    shows, how many there are), by form.fps.
+    Raises Broken where something was lost.
+    """
+    if _ends_early(path) and not keep_partial:
+        raise Broken("is cut short")
+    try:
+        with av.open(f"file:{path}", container_options=LOCAL) as container:
+            return _Decoding(container, form, sink, keep_partial, threads).run()
+    except av.error.FFmpegError as error:
+        raise Broken(_in_words(error, path)) from None
+
+
+def estimate_frames(path, fps):
+    """About how many frames a file has, by its header, or else by counting."""
+    with av.open(f"file:{path}", container_options=LOCAL) as container:
+        stream = _stream_of(container)
+        rate = fps or stream.average_rate
+        if rate and container.duration:
+            return round(container.duration / av.time_base * rate)
+        return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+
+
+def _stream_of(container):
+    streams = [stream for stream in container.streams.video
+               if not stream.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise Broken("holds sound, and no picture" if container.streams.audio else "holds no picture")
+    if streams[0].codec_context is None:
+        raise Broken("is of a codec that the decoder does not know")
+    return streams[0]
+
+
+def _in_words(error, path):
+    """What went wrong as a file was opened or read, as a person would say it."""
+    size = os.path.getsize(path)
+    if not size:
+        return "is empty"
+    if not isinstance(error, av.error.InvalidDataError):
+        return (error.strerror or str(error)).rstrip(".")
+    with open(path, "rb") as file:
+        if file.read(12)[4:8] == b"ftyp" and b"moov" not in _atoms(file, size):
+            return "is cut short: its table of contents (moov) is missing"
+    return "is no video that the decoder knows, or is damaged at its beginning"
+
+
+def _atoms(file, size):
+    """The names of the outermost boxes of an mp4 or mov file."""
+    names, place = [], 0
+    while place + 8 <= size:
+        file.seek(place)
+        length, name, extended = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        names.append(name)
+        length = {0: size, 1: extended}.get(length, length)
+        if length < 8:
+            break
+        place += length
+    return names
+
+
+class _Decoding:
+    """One pass over a file."""
+
+    def __init__(self, container, form, sink, keep_partial, threads):
+        self._container, self._form, self._sink = container, form, sink
+        self._keep_partial = keep_partial
+        self._stream = _stream_of(container)
+        self._context = self._codec(threads)
+        self._graphs, self._size = {}, None
+        self._losses, self._notes = [], []
+        self._packets, self._spans, self._frames, self._hidden, self._fields = 0, [], 0, 0, 0
+
+    def _codec(self, threads):
+        stream = self._stream
+        context = stream.codec_context
+        if stream.metadata.get("alpha_mode") == "1" and context.name in BY_NAME:
+            context = av.CodecContext.create(BY_NAME[context.name], "r")
+            context.extradata = stream.codec_context.extradata
+        context.thread_type, context.thread_count = "AUTO", threads
+        return context
+
+    def run(self):
+        shown, block = [], []
+        for index, frame, times in on_show(self._whole(), self._form.fps):
+            pixels = self._square(frame)
+            shown += [index] * times
+            for _ in range(times):
+                block.append(pixels)
+                if len(block) * pixels.nbytes >= BLOCK:
+                    self._sink.frames(np.stack(block))
+                    block.clear()
+        if block:
+            self._sink.frames(np.stack(block))
+        self._look_for_losses()
+        if self._losses and not (self._keep_partial and shown):
+            raise Broken(self._losses[0])
+        if not shown:
+            raise Broken("holds no frames")
+        rate = self._stream.average_rate
+        notes = [f"is kept in part: {loss}" for loss in self._losses[:1]] + self._notes
+        return (Video("", len(shown), *self._size, rate and float(rate), None, None, tuple(notes)),
+                None if self._form.fps is None else (np.array(shown), self._frames))
+
+    # --------------------------------------------------------------------------- packets and frames
+
+    def _lose(self, loss):
+        """Notes a loss; ends the reading where a part is not wanted."""
+        self._losses.append(loss)
+        if not self._keep_partial:
+            raise Broken(loss)
+
+    def _decoded(self):
+        """Yields the frames up to the first that is damaged."""
+        unseen = 0
+        try:
+            for packet in self._container.demux(self._stream):
+                self._sink.alive()
+                if packet.size:
+                    if packet.is_corrupt:
+                        return self._lose(f"a part of it is missing after frame {self._frames}")
+                    self._count(packet)
+                    if not (self._frames or packet.is_keyframe or self._packets > unseen + 1):
+                        unseen += 1
+                        continue
+                yield from self._context.decode(packet if packet.size else None)
+        except av.error.EOFError:
+            pass
+        except av.error.FFmpegError as error:
+            if isinstance(error, av.error.MemoryError):
+                raise MemoryError from None
+            return self._lose(f"it does not decode after frame {self._frames}: it is corrupt there")
+        finally:
+            if unseen and not self._losses:
+                self._lose(f"the first {unseen} of its pictures cannot be decoded: "
+                           "their key frame is missing")
+
+    def _count(self, packet):
+        self._packets += 1
+        codec = self._stream.codec_context.name
+        if packet.is_discard or codec == "vp8" and not bytes(packet)[0] & 16:
+            self._hidden += 1
+        if packet.pts is not None:
+            self._spans.append((packet.pts, packet.duration or 0))
+
+    def _whole(self):
+        """Yields (start, end, frame) with times in seconds, or None where they are unknown."""
+        base, rate = self._stream.time_base, self._stream.average_rate
+        for frame in self._decoded():
+            if frame.is_corrupt:
+                return self._lose(f"its frame {self._frames} is corrupt")
+            size = self._size_of(frame)
+            if size != (self._size or size):
+                return self._lose("its picture changes from {1}x{0} to {3}x{2} at frame {4}".format(
+                    *self._size, *size, self._frames))
+            if self._size is None and frame.color_trc in HDR:
+                self._notes.append(f"its colours are HDR ({HDR[frame.color_trc]}), and are read as they "
+                                   "are: not tone-mapped")
+            self._size = size
+            stamp = frame.dts if frame.pts is None else frame.pts
+            start = (None if stamp is None else stamp * base) if base else None
+            if start is None and rate:
+                start = self._frames / rate
+            self._frames += 1
+            self._fields += frame.interlaced_frame
+            lasts = frame.duration * base if frame.duration and base else 1 / rate if rate else 0
+            yield start, None if start is None else start + lasts, frame
+        return None
+
+    # --------------------------------------------------------------------------------------- pixels
+
+    def _turn(self, frame):
+        """Which sides a frame is to be mirrored at, by its metadata: (swap rows and columns, x, y)."""
+        matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+        if matrix is None:
+            return False, False, False
+        a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+        if abs(b) > abs(a):
+            return True, c < 0, b < 0
+        return False, a < 0, d < 0
+
+    def _size_of(self, frame):
+        """Height and width, as they are shown."""
+        swapped, _, _ = self._turn(frame)
+        return (frame.width, frame.height) if swapped else (frame.height, frame.width)
+
+    def _square(self, frame):
+        """Converts a frame to uint8 form.shape."""
+        key = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range,
+               self._turn(frame))
+        if key not in self._graphs:
+            self._graphs[key] = self._graph(*key)
+        frame.pts = None  # The graph needs no times, and equal ones would disturb it.
+        graph = self._graphs[key]
+        graph.push(frame)
+        return graph.pull().to_ndarray().reshape(self._form.shape)
+
+    def _graph(self, pixels, width, height, space, span, turn):
+        graph = av.filter.Graph()
+        source = graph.add("buffer", f"video_size={width}x{height}:pix_fmt={pixels}:time_base=1/1:"
+                                     f"pixel_aspect=1/1:colorspace={int(space)}:range={int(span)}")
+        steps = [graph.add(*step) for step in self._steps(pixels, width, height, turn)]
+        graph.link_nodes(source, *steps, graph.add("buffersink")).configure()
+        return graph
+
+    def _steps(self, pixels, width, height, turn):
+        """The filters of ffmpeg that do what frames.convert does: (name, arguments) each."""
+        form = self._form
+        swapped, flip_x, flip_y = turn
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        if not 1 / 16 < aspect < 16:
+            aspect = 1.0
+        if swapped:
+            yield "transpose", "cclock_flip"
+            width, height, aspect = height, width, 1 / aspect
+        if flip_x:
+            yield ("hflip",)
+        if flip_y:
+            yield ("vflip",)
+        if TRANSPARENT.match(pixels):
+            yield "format", "gbrap"
+            yield "premultiply", "inplace=1"
+        top, left, kept_rows, kept_columns = crop(height, width, aspect, form.fit)
+        yield "crop", f"{kept_columns}:{kept_rows}:{left}:{top}:exact=1"
+        rows, columns = fitted(height, width, aspect, form)
+        yield "scale", f"{columns}:{rows}:flags=area+accurate_rnd+full_chroma_int+full_chroma_inp"
+        yield "format", "gray" if form.channels == 1 else "rgb24"
+        if form.fit == "pad":
+            yield "pad", (f"{form.size}:{form.size}:{(form.size - columns) // 2}:"
+                          f"{(form.size - rows) // 2}")
+
+    # --------------------------------------------------------------------------------------- losses
+
+    def _look_for_losses(self):
+        """What only the whole file shows: frames that its header declares, or that packets promised."""
+        if self._losses:
+            return
+        stream, known = self._stream, self._container.format.name
+        declared = stream.frames if known.startswith("mov") else int(
+            stream.metadata.get("NUMBER_OF_FRAMES", "0") or 0)
+        if self._packets < declared:
+            self._lose(f"its header declares {declared} frames, but {self._packets} are there")
+        expected = self._packets - self._hidden
+        one_to_one = stream.codec_context.name in ONE_TO_ONE and not self._fields
+        if one_to_one and self._frames < expected:
+            self._lose(f"only {self._frames} of its {expected} pictures can be decoded")
+        missing = self._missing_at_the_end(known)
+        if missing:
+            self._lose(f"it ends {missing:.2g} s before the time that its header declares")
+        gaps = self._gaps() if known not in TIMELESS else 0
+        if gaps:
+            self._notes.append(f"about {gaps} of its frames are missing, by its time stamps")
+
+    def _missing_at_the_end(self, known):
+        """Seconds that the header has more than the frames; 0 where it is less than two frames."""
+        spans, base = self._spans, self._stream.time_base
+        if not spans or not base:
+            return 0
+        length = float((max(start + lasts for start, lasts in spans) - min(spans)[0]) * base)
+        if known in ("avi", "mxf") and self._stream.duration:
+            declared = float(self._stream.duration * base)
+        elif known.startswith(("matroska", "flv", "asf")) and len(self._container.streams) == 1:
+            declared = (self._container.duration or 0) / av.time_base
+        else:
+            return 0
+        missing = declared - length
+        return missing if missing > max(0.3, 3 * length / len(spans)) else 0
+
+    def _gaps(self):
+        """How many frames lie between others in time that are as far apart as nearly all are."""
+        apart = np.diff(np.sort([start for start, _ in self._spans]))
+        if len(apart) < 5:
+            return 0
+        usual = np.median(apart)
+        if not usual or np.mean(np.abs(apart - usual) <= 0.2 * usual) < 0.9:
+            return 0
+        return int(np.sum(np.maximum(0, np.rint(apart[apart > 1.5 * usual] / usual) - 1)))
+
+
+# ------------------------------------------------------------------------------------- files cut short
+
+
+def _ends_early(path):
+    """Whether a file is cut where the decoder does not see it, by how its format ends."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(256)
+        if start.startswith(b"YUV4MPEG2"):
+            return _y4m_ends_early(file, size)
+        magic = start[:4]
+        if magic == b"\x1aE\xdf\xa3":
+            return _matroska_ends_early(file, size)
+        for before, packet in ((0, 188), (4, 192)):  # MPEG-TS, and as cameras write it.
+            if start[before : before + 1] == start[before + packet : before + packet + 1] == b"G":
+                return size % packet != 0
+        if magic not in (b"GIF8", b"OggS", b"\x89PNG"):
+            return False
+        file.seek(max(0, size - 2**17))
+        end = file.read()
+    if magic == b"GIF8":
+        return not end.rstrip(b"\0\r\n ").endswith(b";")
+    if magic == b"\x89PNG":
+        return b"IEND" not in end
+    page = end[end.rfind(b"OggS") :]
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    return len(page) < 27 or len(page) < 27 + page[26] + sum(segments)
+
+
+def _y4m_ends_early(file, size):
+    """Whether uncompressed video ends within a frame."""
+    file.seek(0)
+    words = file.readline(256).split()
+    sides = {word[:1]: word[1:] for word in words[1:] if word[:1] in (b"W", b"H", b"C")}
+    try:
+        width, height = int(sides[b"W"]), int(sides[b"H"])
+    except (KeyError, ValueError):
+        return False  # The decoder will say.
+    kind = sides.get(b"C", b"420").decode(errors="replace")
+    half = (-(-width // 2), -(-height // 2))
+    colours = {"420": half[0] * half[1], "422": half[0] * height, "444": width * height,
+               "411": -(-width // 4) * height, "mono": 0}
+    chroma = next((count for name, count in colours.items() if kind.startswith(name)), 0)
+    length = width * height + 2 * chroma
+    length *= 1 + (re.search(r"p1\d$|mono1\d$", kind) is not None)
+    left = size - file.tell()
+    return left % (length + len("FRAME\n")) != 0
+
+
+def _matroska_ends_early(file, size):
+    """Whether the last element of a Matroska or WebM file is longer than the file."""
+    place = 0
+    while place < size:
+        file.seek(place)
+        head = file.read(16)
+        name_bytes = 9 - head[0].bit_length()
+        if name_bytes > 8:
+            return False  # No element: junk behind the last one.
+        if len(head) <= name_bytes or not head[name_bytes]:
+            return len(head) <= name_bytes
+        size_bytes = 9 - head[name_bytes].bit_length()
+        name = int.from_bytes(head[:name_bytes], "big")
+        length = int.from_bytes(head[name_bytes : name_bytes + size_bytes], "big")
+        greatest = (1 << 7 * size_bytes) - 1
+        place += name_bytes + size_bytes
+        if length & greatest != greatest:
+            place += length & greatest
+        elif name not in (0x18538067, 0x1F43B675):  # Segment and Cluster, written as it was recorded.
+            return False
+    return place > size

@@ -1,0 +1,310 @@
+"""Which files below a folder are videos, and which belong to which split."""
+
+import collections
+import fnmatch
+import os
+import re
+import struct
+import typing
+
+import numpy as np
+
+from tools import UserError
+from video_data.timing import ACTIONS, npz_beside
+
+ENCODED = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
+           ".3gp", ".mts", ".m2ts", ".ts", ".vob", ".asf", ".y4m", ".mxf", ".gif", ".apng", ".webp")
+ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SPLITS = ("train", "test", "val")
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val",
+               "valid": "val", "validation": "val"}
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # What such files begin with.
+LIST = ".txt"  # train.txt holds the names of the files to train on.
+# What tells the folders that this project writes: any of these sets of files in one of them.
+OWN = ({"config.yml", "code.json"}, {"config.yml", "data.json"}, {"config.yml", "metrics.jsonl"},
+       {"summary.json", "metrics.npz"}, {"header.json", "rows"}, {"journal", "rows"})
+
+
+class File(typing.NamedTuple):
+    """What is read at once. path: of a file, or what a series of pictures is called.
+
+    pictures: the files of such a series, in order. within: patterns of the arrays that are wanted.
+    """
+
+    path: str
+    pictures: tuple = ()
+    within: tuple = ()
+
+
+class Listing(typing.NamedTuple):
+    """What there is below a folder.
+
+    videos: {name relative to the folder: File}, sorted as people number.
+    split_of: {name: split}, or None where splits are by the names' hash.
+    unread: how many files there are by each ending that is not read, and in words of other things.
+    own: folders that this project has written. unlisted: {folder: why it cannot be listed}.
+    """
+
+    videos: dict
+    split_of: dict | None
+    unread: collections.Counter
+    own: list
+    unlisted: dict
+
+
+def kinds():
+    """What counts as a video, in words."""
+    return f"{', '.join(ENCODED + ARRAYS)}, TIFF files of several pages, or folders of numbered images"
+
+
+def is_video(path):
+    """Whether the name is one of a video file or an array."""
+    path = path.lower()
+    return path.endswith(ENCODED + ARRAYS) and not path.endswith(ACTIONS)
+
+
+def shown(name):
+    """A name as a message shows it: on one line, whatever it holds."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def by_number(name):
+    """A key that sorts text as people number: 2 before 10."""
+    parts = re.split(r"(\d+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
+
+
+# ------------------------------------------------------------------------------------- one folder
+
+
+def pictures_of(folder):
+    """The pictures of a folder that is one video, in their order."""
+    return next(iter(_series(folder, sorted(os.listdir(folder))).values()), ())
+
+
+def _series(folder, names):
+    """The series of numbered pictures in a folder: {what they are called: paths, in order}.
+
+    A series is a name without its last number, so there may be several. Where no two names differ in
+    their last number alone, all numbered images are one.
+    """
+    numbered = [name for name in names if re.search(r"\d", os.path.splitext(name)[0])
+                and _may_be_picture(os.path.join(folder, name))]
+    numbered.sort(key=by_number)
+    found = {}
+    for name in numbered:
+        stem, ending = os.path.splitext(name)
+        found.setdefault(re.sub(r"\d+(?=\D*$)", "*", stem) + ending, []).append(name)
+    found = {pattern: same for pattern, same in found.items() if len(same) > 1 and not (
+        same[0].lower().endswith(".npy") and not _is_array_of_a_frame(os.path.join(folder, same[0])))}
+    images = [name for name in numbered if not name.lower().endswith(".npy")]
+    if not found and len(images) > 1:
+        found = {"*": images}
+    return {pattern: tuple(os.path.join(folder, name) for name in same)
+            for pattern, same in found.items()}
+
+
+def _may_be_picture(path):
+    """Whether a file may hold one picture, as far as its name and the header of an image tell."""
+    lower = path.lower()
+    if lower.endswith(".npy"):
+        return not lower.endswith(ACTIONS)
+    return lower.endswith(IMAGES) and not is_stack(path) and (
+        not lower.endswith(".webp") or is_still(path))
+
+
+def _is_array_of_a_frame(path):
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError):
+        return False  # Who reads it will say.
+    return min(shape, default=0) > 0 and (len(shape) == 2 and min(shape) > 4 or len(shape) == 3 and (
+        shape[-1] in (1, 3, 4) and min(shape[:2]) > 4))
+
+
+def is_still(path):
+    """Whether a file is a WebP of one image: its header tells."""
+    if not path.lower().endswith(".webp"):
+        return False
+    try:
+        with open(path, "rb") as file:
+            header = file.read(21)
+    except OSError:
+        return False  # Who reads it will say.
+    return not (header[12:16] == b"VP8X" and len(header) > 20 and header[20] & 2)
+
+
+def is_stack(path):
+    """Whether a file is a TIFF of several pages: the directory of the first says where the next is."""
+    if not path.lower().endswith((".tif", ".tiff")):
+        return False
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(16)
+            if magic[:4] not in TIFF:
+                return False
+            order, large = ("<" if magic[:1] == b"I" else ">"), magic[2:4].strip(b"\0") == b"+"
+            place = struct.unpack(f"{order}Q", magic[8:16])[0] if large else (
+                struct.unpack(f"{order}I", magic[4:8])[0])
+            count, entry, link = ("Q", 20, "Q") if large else ("H", 12, "I")
+            file.seek(place)
+            entries = struct.unpack(order + count, file.read(struct.calcsize(count)))[0]
+            file.seek(entries * entry, os.SEEK_CUR)
+            return struct.unpack(order + link, file.read(struct.calcsize(link)))[0] != 0
+    except (OSError, struct.error, OverflowError, ValueError):
+        return False  # Who reads it will say.
+
+
+# ------------------------------------------------------------------------------- a folder of folders
+
+
+def find(root, patterns=(), not_below=()):
+    """Lists the videos below a folder. Links are followed, but not in circles.
+
+    patterns: of paths relative to it, where * stands for any text. A video is listed where one of them
+        fits, or there are none, and none of those fits that begin with !. What follows the colon in
+        `demo.h5:data/*/rgb` picks arrays in a file.
+    not_below: folders that are left out.
+    Raises UserError where the splits are not clear.
+    """
+    listing = Listing({}, None, collections.Counter(), [], {})
+    not_below = {os.path.realpath(folder) for folder in not_below}
+    seen, other = set(), []
+
+    def cannot_be_listed(error):
+        listing.unlisted[os.path.relpath(error.filename, root)] = error.strerror
+
+    for parent, folders, names in os.walk(root, followlinks=True, onerror=cannot_be_listed):
+        status = os.stat(parent)
+        own = any(files <= {*names, *folders} for files in OWN)
+        # A data_root of this project's own is what the user asked for.
+        if own and parent != root or os.path.realpath(parent) in not_below:
+            listing.own.append(os.path.relpath(parent, root))
+        if (status.st_dev, status.st_ino) in seen or own and parent != root or (
+                os.path.realpath(parent) in not_below):
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        other += _of_folder(root, parent, sorted(names), patterns, listing)
+    ordered = dict(sorted(listing.videos.items(), key=lambda item: by_number(item[0])))
+    split_of = _split_by_list(root, ordered) or _split_by_folder(root, ordered)
+    listing.unread.update(os.path.splitext(name)[1].lower() or "no ending" for name in other)
+    if not ordered and patterns:
+        raise UserError(f"files: {', '.join(patterns)} fits no video in {root}")
+    if split_of is not None:
+        ordered = {name: file for name, file in ordered.items() if name in split_of}
+    return listing._replace(videos=ordered, split_of=split_of)
+
+
+def _of_folder(root, parent, names, patterns, listing):
+    """Adds the videos of one folder to a listing; returns the names of files that are not read."""
+    names = [name for name in names if not name.startswith(".")]
+    stacks = {name for name in names if is_stack(os.path.join(parent, name))}
+    series = _series(parent, names)
+    pictures = {os.path.basename(path) for paths in series.values() for path in paths}
+    found = [name for name in names if name not in pictures and (
+        name in stacks or is_video(name) and not is_still(os.path.join(parent, name)))]
+    encoded = [name for name in found if name.lower().endswith(ENCODED)]
+    beside = {os.path.basename(npz_beside(name)) for name in encoded}  # Actions.
+    found = [name for name in found if name not in beside]
+    other = [name for name in names if name not in pictures and name not in found
+             and name not in beside and not name.lower().endswith(ACTIONS)
+             and not (parent == root and (_split_of_list(name) or name.startswith("frames_")))]
+    if encoded and series:
+        listing.unread["images beside video files"] += len(pictures)
+        series = {}
+    for name in found:
+        relative = os.path.relpath(os.path.join(parent, name), root)
+        wanted, within = _wanted(relative, patterns)
+        if wanted:
+            listing.videos[relative] = File(os.path.join(parent, name), (), within)
+    for pattern, paths in series.items():
+        paths = tuple(path for path in paths if _wanted(os.path.relpath(path, root), patterns)[0])
+        if len(paths) > 1:
+            called = parent if len(series) == 1 else os.path.join(parent, pattern)
+            listing.videos[os.path.relpath(called, root)] = File(called, paths)
+    return other
+
+
+def _wanted(path, patterns):
+    """Whether a path relative to the root is listed, and the patterns of arrays within it."""
+    path = path.replace(os.sep, "/")
+    positive = [pattern for pattern in patterns if not pattern.startswith("!")]
+    if any(fnmatch.fnmatchcase(path, pattern[1:]) for pattern in patterns if pattern.startswith("!")):
+        return False, ()
+    if not positive:
+        return True, ()
+    whole, within = False, []
+    for pattern in positive:
+        outer, colon, inner = pattern.partition(":")
+        inside = colon and outer.lower().endswith(ARRAYS)
+        fits = fnmatch.fnmatchcase(path, outer if inside else pattern)
+        whole |= fits
+        if fits and inside:
+            within.append(inner)
+    return whole, tuple(within)
+
+
+# ------------------------------------------------------------------------------------------ splits
+
+
+def _split_of_list(name):
+    stem, ending = os.path.splitext(name.lower())
+    return SPLIT_NAMES.get(stem) if ending == LIST else None
+
+
+def _split_by_list(root, videos):
+    """The split of each video by train.txt, test.txt and val.txt, which hold a name in each line.
+
+    None where there are no such files, or none of their lines is the name of a video.
+    """
+    lists = {name: _split_of_list(name) for name in os.listdir(root) if _split_of_list(name)}
+    split_of, missing = {}, []
+    for file, split in sorted(lists.items()):
+        with open(os.path.join(root, file), errors="surrogateescape") as opened:
+            for line in filter(None, opened.read().split("\n")):
+                name = os.path.normpath(line.rstrip("\r"))
+                if name not in videos:
+                    missing.append(f"{file}: {shown(name)}")
+                elif split_of.setdefault(name, split) != split:
+                    raise UserError(f"data_root: {shown(name)} is in the lists of both {split_of[name]} "
+                                    f"and {split}")
+    if not split_of:
+        return None
+    if missing:
+        raise UserError(f"data_root: the lists in {root} name {len(missing)} files that are no videos "
+                        f"there ({missing[0]})")
+    for split in ("train", "test"):
+        if split not in split_of.values():
+            raise UserError(f"data_root: {root} has {', '.join(sorted(lists))}, but no {split}{LIST} "
+                            "that names videos")
+    return split_of
+
+
+def _split_by_folder(root, videos):
+    """The split of each video by the folder in the root that holds it; None where there are no such.
+
+    Raises UserError where the folders are not all that is needed.
+    """
+    folders = {name: SPLIT_NAMES[name.lower()] for name in sorted(os.listdir(root))
+               if name.lower() in SPLIT_NAMES and os.path.isdir(os.path.join(root, name))}
+    if not folders:
+        return None
+    lacking = [split for split in ("train", "test") if split not in folders.values()]
+    if lacking:
+        there = " and ".join(f"{name}/" for name in folders)
+        also = ("; of val/ alone it is not clear whether it is to be tested on: rename it to test/, or "
+                "make a test/ beside it" if "val" in folders.values() and lacking == ["test"] else "")
+        raise UserError(f"data_root: {root} has {there} and no {' or '.join(lacking)}/; it needs train/ "
+                        f"and test/, or neither{also}")
+    split_of = {name: folders[first] for name in videos
+                if (first := name.split(os.sep)[0]) in folders}
+    for split in ("train", "test"):
+        if split not in split_of.values():
+            folder = next(name for name, of in folders.items() if of == split)
+            raise UserError(f"data_root: no videos ({kinds()}) in {os.path.join(root, folder)}")
+    return split_of

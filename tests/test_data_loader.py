@@ -153,7 +153,7 @@ def test_sequences_are_the_beginnings_of_long_enough_videos_in_order(root):
 @pytest.mark.parametrize("change, message", [
     (dict(seq_len=61), "seq_len: 61 frames .* longest training video .*nearest: 60"),
     (dict(seq_len=21, frame_skip=3), "with frame_skip 3; nearest: 20"),
-    (dict(actions=True), "actions: train/00.npy: has none; .* or in 00.actions.npy beside the video"),
+    (dict(actions=True), "actions: train/00.npy: has none; .* or in 00.actions.npy or 00.npz beside it"),
 ])
 def test_settings_that_the_data_cannot_meet_are_one_line(root, change, message):
     with pytest.raises(UserError, match=message):

@@ -196,7 +196,8 @@ def find(root, patterns=(), not_below=()):
     if not ordered and patterns:
         raise UserError(f"files: {', '.join(patterns)} fits no video in {root}")
     if split_of is not None:
-        ordered = {name: file for name, file in ordered.items() if name in split_of}
+        ordered = {name: file for split in SPLITS for name, file in ordered.items()
+                   if split_of.get(name) == split}
     return listing._replace(videos=ordered, split_of=split_of)
 
 

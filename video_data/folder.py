@@ -44,7 +44,7 @@ def prepare(config):
                 _build(config, listing, keys)
                 _say(f"Prepared {path}.")
     if config.actions:
-        _check_actions(path, _actions_path(config))
+        _check_actions(path, _actions_path(config), config.actions == "onehot")
     return paths
 
 
@@ -296,14 +296,14 @@ def _check_space(config, chosen, readers, sample=5):
 # ---------------------------------------------------------------------------------------- actions
 
 
-def _check_actions(path, beside):
+def _check_actions(path, beside, onehot):
     """Raises UserError unless every video of a store has actions, all of one width or all one-hot."""
     frames, actions = store.read_header(path), store.read_header(beside)
     notes = {key: actions["pieces"][key]["note"] for key in frames["pieces"]}
     check_actions(
         ((name, width, notes[key]["refused"]) for key, piece in frames["pieces"].items()
          for name, width in zip(piece["names"], notes[key]["widths"], strict=True)),
-        onehot=actions["view"] is None)
+        onehot)
 
 
 def check_actions(found, onehot=False):

@@ -34,8 +34,8 @@ def parse_train_flags(argv=None):
     """
     path, values, _ = parse_config_flags(Parser(
         description="Trains a Clockwork VAE; started again, it goes on from its newest checkpoint.",
-        epilog=f"{EPILOG} train.py --self-check [--precision bfloat16] [--jit true] trains 20 small steps "
-               "instead, without data, and compares the losses with those of a CPU."), argv)
+        epilog=f"{EPILOG} train.py --self-check [--precision bfloat16] [--jit true] trains 20 small "
+               "steps instead, without data, and compares the losses with those of a CPU."), argv)
     return path, values
 
 

@@ -5,7 +5,7 @@ would hold other videos. All models are evaluated on the same videos.
 """
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 UNBOUNDED = (-np.inf, np.inf)
 ROUNDING = 1e-24  # A variance below this share of the squared mean is none: float64 rounds.
@@ -48,7 +48,7 @@ def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
         # No fewer than the least of what is added up; what is taken off would else make it next to none.
         added = [count for share, _, count in terms if np.all(share > 0)]
         least = np.min(np.broadcast_arrays(*added), 0)
-        quantile = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(freedom, least))
+        quantile = scipy.special.stdtrit(np.maximum(freedom, least), (1 + confidence) / 2)
         if np.isfinite(limits).all():
             low, high = _score_interval(mean, variance, videos, quantile, limits, confidence)
         else:
@@ -97,8 +97,8 @@ def _terms(groups, defined, videos):
 def clopper_pearson(share, count, confidence=0.95):
     """The exact interval of a share that was found in so many cases: low, high."""
     hits = share * count
-    low = scipy.stats.beta.ppf((1 - confidence) / 2, hits, count - hits + 1)
-    high = scipy.stats.beta.ppf((1 + confidence) / 2, hits + 1, count - hits)
+    low = scipy.special.betaincinv(hits, count - hits + 1, (1 - confidence) / 2)
+    high = scipy.special.betaincinv(hits + 1, count - hits, (1 + confidence) / 2)
     return np.where(hits > 0, low, 0), np.where(hits < count, high, 1)
 
 

@@ -97,6 +97,10 @@ def _why_no_gpu():
 _override_environment()
 _import_matplotlib()
 with _only_problems():
+    # tensorflow_probability loads all of its parts where TensorFlow is there already, else those in use.
+    import tensorflow_probability  # noqa: F401
+
+    # isort: split
     import tensorflow as tf
 
     _override_keras_settings()

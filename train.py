@@ -34,6 +34,7 @@ import tqdm
 import data_loader
 import distribution
 import pictures
+import run_directory
 import runs
 import self_check
 from cells import fold_in
@@ -61,7 +62,7 @@ def main():
     validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
     total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
     if devices.is_chief:
-        with runs.claim_run_dir(config, clips.fingerprint):
+        with run_directory.claim_run_dir(config, clips.fingerprint):
             config = with_intervals_for(total, config, given, print)
             runs.keep_mean_frame(config.run_dir, clips)
             run(config, devices, clips, validation_data, total, print)

@@ -1,0 +1,121 @@
+"""Claims a run directory for training: one process, one config, one set of data."""
+
+import contextlib
+import dataclasses
+import errno
+import glob
+import json
+import os
+import shutil
+import socket
+import sys
+
+import original
+import provenance
+import runs
+import tools
+from config import Config, load_config
+from tools import UserError, cannot_write, save_json
+
+
+@contextlib.contextmanager
+def claim_run_dir(config, fingerprint):
+    """Makes the run directory, writes its config.yml, data.json and code.json, and keeps other trainers
+    out in the context.
+
+    fingerprint: of the training data.
+    Raises UserError where the directory cannot be written, another process trains in it, or the run in
+    it is of another model or of other data.
+    """
+    run_dir = config.run_dir
+    if "[" in run_dir:
+        raise UserError(f"log_root: TensorFlow reads no checkpoint whose path has a [: {run_dir}")
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(run_dir, exist_ok=True)
+            stack.enter_context(_locked(run_dir))
+            goes_on = bool(runs.resumable(run_dir))
+            if goes_on:
+                _check_config(config)
+                _check_data(config, fingerprint)
+            provenance.note_start(run_dir, goes_on)
+            _remove_leftovers(run_dir)
+            original.keep_config(run_dir)
+            config.save(os.path.join(run_dir, "config.yml"))
+            data_root = os.path.abspath(os.path.expanduser(config.data_root))
+            save_json(os.path.join(run_dir, "data.json"),
+                      {"fingerprint": fingerprint, "data_root": data_root})
+        except OSError as error:
+            raise cannot_write("log_root", run_dir, error) from None
+        yield
+
+
+@contextlib.contextmanager
+def _locked(run_dir):
+    """Holds the lock of a run directory in the context. Raises UserError where another process does."""
+    holder = os.path.join(run_dir, "lock.holder")
+    try:
+        held = tools.lock(os.path.join(run_dir, "lock"))
+    except BlockingIOError:
+        try:
+            with open(holder) as file:
+                other = file.read().strip()
+        except OSError:  # The other process has not written its name yet.
+            other = "another process"
+        raise UserError(f"{run_dir} is being trained by {other}; end that first, or choose another "
+                        f"name or log_root") from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *tools.DISK_FULL):
+            raise
+        print(f"Warning: {run_dir} cannot be locked ({error.strerror}): see to it that only one "
+              f"process trains in it.", file=sys.stderr)
+        held = contextlib.nullcontext()
+    with held:
+        with open(holder, "w") as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+
+
+def _check_config(config):
+    """Raises UserError where a key that changes the model is not the run's; says which others are."""
+    path = os.path.join(config.run_dir, "config.yml")
+    if not os.path.exists(path):
+        return
+    old = load_config(path)
+    for field in dataclasses.fields(Config):
+        before, now = getattr(old, field.name), getattr(config, field.name)
+        if before != now and field.metadata["changes"] == "model":
+            raise UserError(
+                f"{config.run_dir} holds a run with {field.name}: {before}, not {now}; "
+                f"set it back, or choose another name or log_root")
+        if before != now and field.metadata["changes"] == "training":
+            print(f"From here on {field.name} is {now}; it was {before}.")
+
+
+def _check_data(config, fingerprint):
+    """Raises UserError where the run in the run directory was trained on other data."""
+    path = os.path.join(config.run_dir, "data.json")
+    if not os.path.exists(path):  # The authors' runs have none.
+        return
+    try:
+        with open(path) as file:
+            old = json.load(file)
+        same, where = old["fingerprint"] == fingerprint, old["data_root"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read; delete it, and the run takes the data of data_root for "
+                        f"its own") from None
+    if not same:
+        raise UserError(
+            f"data_root: {config.data_root} holds other data than {config.run_dir} was trained on (then "
+            f"in {where}); for a new run choose a name or another log_root, and init_from: "
+            f"{config.run_dir} to start from its weights")
+
+
+def _remove_leftovers(run_dir):
+    """Removes what trainers that were killed have half-written. The caller holds the lock."""
+    for pattern in ("*.part", "model*/*.part", "model*/*_temp*", "model*/checkpoint.tmp*"):
+        for path in glob.glob(os.path.join(glob.escape(run_dir), pattern)):
+            if os.path.isfile(path):
+                os.remove(path)
+            elif not path.endswith(".part"):  # These folders belong to evaluations that may still run.
+                shutil.rmtree(path)

@@ -26,6 +26,14 @@ def table(curves, labels, spans=()):
     return text
 
 
+def all_rows(curves, labels, spans=()):
+    """Yields the rows of both tables as one table, with the labels as its first row."""
+    yield ["", *labels]
+    yield from table_rows(curves, spans)
+    for name, *cells in difference_rows(curves, labels, spans)[1:]:
+        yield [f"{name}, better than {labels[0]} by", "", *cells]
+
+
 def table_rows(curves, spans=()):
     """Yields the rows of the table: a name, then a cell a curve, empty where it has no such thing.
 

@@ -50,6 +50,7 @@ if __name__ == "__main__":
 import startup  # noqa: F401
 
 # isort: split
+import csv
 import dataclasses
 import os
 import sys
@@ -59,7 +60,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import pictures
-from comparison import table
+from comparison import all_rows, table
 from evaluations import comparable, data_of, group_seeds, label_by_difference, read_result
 from intervals import defined_mean, interval
 from metrics import METRICS
@@ -97,9 +98,11 @@ def main():
             save_comparison(file, suffix[1:], curves, labels, flags.best, flags.together)
         with write_atomically(f"{stem}.md") as file:
             file.write(text)
+        with write_atomically(f"{stem}.csv") as file:
+            csv.writer(file, lineterminator="\n").writerows(all_rows(curves, labels, flags.spans))
     except OSError as error:
         raise cannot_write("out", flags.out, error) from None
-    print(f"{text}\nFigure: {flags.out}\nTable: {stem}.md")
+    print(f"{text}\nFigure: {flags.out}\nTable: {stem}.md and .csv")
 
 
 def animated(curves, labels, examples, frames):

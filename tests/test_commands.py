@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY
 from test_cwvae import tiny
-from test_docs import FENCE, tables
+from test_docs import FENCE, fill_tables
 
 import cells
 import metrics
@@ -58,7 +58,7 @@ INSTEAD = [
     (r"(python3 analyze\.py .*)--num-examples 20(.*)", r"\1--num-examples 2\2", HOURS),
     (r"(python3 analyze\.py information .*)", r"\1 --num-examples 2", HOURS),
     (r"(python3 bench\.py train) --config \S+ (.*)", r"\1 --config tiny.yml --runs 1 \2", HOURS),
-    (r"(python3 bench\.py eval) --config \S+ (.*)", r"\1 --config tiny.yml --runs 1 \2", HOURS),
+    (r"(python3 bench\.py eval) --config \S+ .*", r"\1 --config tiny.yml --runs 1 --samples 1", HOURS),
     (r"python3 bench\.py data", r"python3 bench.py data --videos 2 --seconds 1 --batch-size 2", HOURS),
     (r"(python3 train\.py) --config their_run/config\.yml (.*)", r"\1 --config tiny.yml \2", DATA),
     (r"TF_CONFIG='(?s:.*)' (python3 train\.py --config \S+)", rf"\1 {QUICK} --dataset moving_digits "
@@ -94,13 +94,13 @@ def runs_as(command):
 
 
 def test_every_replacement_is_of_a_printed_command():
-    printed = [command for page in tables.pages() for command in commands(page)]
+    printed = [command for page in fill_tables.pages() for command in commands(page)]
     for pattern, _, reason in INSTEAD:
         assert any(re.fullmatch(pattern, command) for command in printed), f"{pattern} ({reason})"
 
 
 def test_fenced_blocks_are_in_a_language_that_is_run():
-    for page in tables.pages():
+    for page in fill_tables.pages():
         languages = {language for language, _ in FENCE.findall(page.read_text())}
         assert languages <= {"sh", "python"}, page
         fences = re.findall(r"^ *```", page.read_text(), re.MULTILINE)
@@ -127,7 +127,7 @@ def clone(tmp_path_factory):
     """A copy of the repository with small data, and .venv as `python3 -m venv .venv` makes it."""
     place = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(
-        ".*", "__pycache__", "logs", "data", "tests", "eval_*"))
+        ".*", "__pycache__", "logs", "data", "tests", "*_2???_*"))
     for file in (place / "video_data" / "moving_digit.py", place / "video_data" / "moving_digits.py"):
         text = file.read_text()
         for size, small in SMALL_DATA.items():
@@ -173,8 +173,9 @@ def test_the_readme_from_top_to_bottom(clone):
 def place(tmp_path_factory, run_dir):
     """A folder in which the pages' commands run, with what a reader has by then."""
     folder = tmp_path_factory.mktemp("pages")
-    for name in ("configs", "pretrained", "requirements.txt", "Makefile"):
-        (folder / name).symlink_to(ROOT / name)
+    for path in (ROOT / "configs", ROOT / "Makefile", *ROOT.glob("requirements*")):
+        (folder / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "pretrained", folder / "pretrained")
     (folder / "logs" / "moving_digit_demo").mkdir(parents=True)
     shutil.copytree(run_dir, folder / "logs" / "moving_digit_demo" / "first")
     shutil.copytree(run_dir, folder / "their_run")
@@ -193,7 +194,7 @@ def small_data(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in tables.pages() if page != README],
+@pytest.mark.parametrize("page", [page for page in fill_tables.pages() if page != README],
                          ids=lambda page: page.name)
 def test_the_commands_of_a_page(page, place, small_data, monkeypatch, capsys):
     monkeypatch.chdir(place)
@@ -207,8 +208,7 @@ def run(command, monkeypatch):
     words = shlex.split(command)
     words = [word for pattern in words for word in (sorted(
         str(path) for path in pathlib.Path().glob(pattern)) if "*" in pattern else [pattern])]
-    if words[0] != "python3" or words[1] == "bench.py":
-        words = [sys.executable, str(ROOT / words[1]), *words[2:]] if words[0] == "python3" else words
+    if words[0] != "python3":
         return subprocess.run(words, stdout=subprocess.DEVNULL).returncode
     monkeypatch.setattr("sys.argv", words[1:])
     try:

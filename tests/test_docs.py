@@ -10,10 +10,10 @@ from conftest import ROOT
 
 from config import Config
 
-sys.path.insert(0, str(ROOT / "docs"))
-import tables  # noqa: E402
+sys.path.append(str(ROOT / "docs"))
+import fill_tables  # noqa: E402
 
-PAGES = [*tables.pages(), ROOT / "CONTRIBUTING.md", ROOT / "results" / "experiments.md"]
+PAGES = [*fill_tables.pages(), ROOT / "CONTRIBUTING.md", ROOT / "results" / "experiments.md"]
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 # What programs write, and what a reader is told to make or to have; none of it is in the repository.
 OUTPUTS = re.compile(r"\b(my_videos|their_run|my_run|my_model|EXPERIMENT|clip|comparison|eval_<)")
@@ -30,13 +30,11 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", sorted(
-    file for file in ROOT.rglob("*.md") if not any(
-        part.startswith(".") or part in ("logs", "data") for part in file.relative_to(ROOT).parts)),
-    ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", sorted({*PAGES, *ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")}),
+                         ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_line_is_longer_than_100_characters(page):
     long = [number for number, line in enumerate(page.read_text().splitlines(), 1) if len(line) > 100]
-    assert not long, f"{page.name}: lines {long}; tables of results are CSV files, see docs/tables.py"
+    assert not long, f"{page.name}: lines {long}; see docs/fill_tables.py for tables"
 
 
 def test_the_readme_is_read_to_its_end():
@@ -118,12 +116,12 @@ def test_keys_in_the_first_column_of_tables_are_keys_of_the_config():
 # ------------------------------------------------------------------------------------------- tables
 
 
-@pytest.mark.parametrize("page", tables.pages(), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", fill_tables.pages(), ids=lambda page: page.name)
 def test_tables_of_results_are_those_of_the_files(page):
     text = page.read_text()
-    assert tables.filled(text) == text, "python3 docs/tables.py writes them anew"
+    assert fill_tables.filled(text) == text, "python3 docs/fill_tables.py writes them anew"
     # A number with an interval comes from a file.
-    rest = tables.BLOCK.sub("", text)
+    rest = fill_tables.BLOCK.sub("", text)
     assert not re.findall(r"^\|.*\d \[-?\d.*$", rest, re.MULTILINE)
 
 
@@ -134,17 +132,17 @@ def test_every_file_of_results_is_shown_or_named():
 
 
 def test_a_table_is_the_rows_that_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(fill_tables, "ROOT", tmp_path)
     (tmp_path / "a.csv").write_text(',x,y\nPSNR ↑,"1.00 [0.90, 1.10]",2\nSSIM ↑,3,4\n')
     text = "<!-- table: a.csv\ncolumns: y\nPSNR ↑ = better\nSSIM ↑\n-->\n\nAfter | it.\n"
     want = text.replace("-->\n", "-->\n|  | y |\n| --- | --- |\n| better | 2 |\n| SSIM ↑ | 4 |\n")
-    assert tables.filled(text) == tables.filled(want) == want
+    assert fill_tables.filled(text) == fill_tables.filled(want) == want
     stale = want.replace("| better | 2 |", "| better | 5 |")
-    assert tables.filled(stale) == want
+    assert fill_tables.filled(stale) == want
     with pytest.raises(KeyError, match="LPIPS"):
-        tables.filled("<!-- table: a.csv\nLPIPS\n-->\n")
+        fill_tables.filled("<!-- table: a.csv\nLPIPS\n-->\n")
     with pytest.raises(FileNotFoundError):
-        tables.filled("<!-- table: b.csv\nPSNR ↑\n-->\n")
+        fill_tables.filled("<!-- table: b.csv\nPSNR ↑\n-->\n")
 
 
 def test_a_dead_link_would_be_noticed(tmp_path):

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import sys
@@ -95,6 +96,12 @@ def test_two_runs_give_a_figure_and_a_table_labelled_by_what_differs(
     assert rows["Examples"] == ["4", "4"] and rows["Frames of context"] == ["36", "36"]
     assert rows["Steps trained"] == ["100", "100"]
     assert (tmp_path / "compared.md").read_text() in capsys.readouterr().out
+    with open(tmp_path / "compared.csv", newline="") as file:
+        written = {name: cells for name, *cells in csv.reader(file)}
+    shown = {name: cells for name, cells in rows.items() if not name.startswith("--")}
+    assert written | shown == written
+    (extra, *_) = set(written) - set(shown)
+    assert extra.endswith(f", better than {rows[''][0]} by") and written[extra][0] == ""
 
 
 def test_table_holds_the_mean_and_the_best_sample_by_each_metric_with_intervals(

@@ -1,4 +1,4 @@
-"""Writes the tables of results into the pages, from the files in results/: python3 docs/tables.py
+"""Writes the tables of results into the pages, from the files in results/: python3 docs/fill_tables.py
 
 A table stands below a comment that says where its numbers come from:
 

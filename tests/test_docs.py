@@ -41,6 +41,11 @@ def test_the_readme_is_read_to_its_end():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
+def test_the_map_has_every_module():
+    the_map = (ROOT / "README.md").read_text().split("\n## Map\n")[1]
+    assert set(re.findall(r"(?<=[\[`])\w+\.py", the_map)) == {file.name for file in ROOT.glob("*.py")}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)\s]+)\)", text_of(page))

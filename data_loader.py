@@ -309,15 +309,6 @@ def _open_file(config, split):
     return opened
 
 
-def read_file(config, path):
-    """The videos in a file, as training sees them: a list of uint8 [T, S, S, C].
-
-    Raises UserError where the file is none that the project reads.
-    """
-    opened = _open_file(config.replace(data_root=path, actions=False), "test")["video"]
-    return [opened[number][::config.frame_skip] for number in range(len(opened))]
-
-
 def _gather(threads, opened, places, seq_len, skip):
     """Copies the clips at places (video, first frame) into one batch."""
     batch = {}

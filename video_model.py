@@ -6,13 +6,12 @@ import os
 import numpy as np
 import tensorflow as tf
 
-import data_loader
 import startup
 from cells import fold_in
 from cwvae import last_state, state_vector
 from pixels import to_uint8
 from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos
-from tools import UserError
+from video_data import folder, videos
 
 OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
 
@@ -41,9 +40,10 @@ class VideoModel:
         """Continues a video open-loop: [samples, frames, S, S, C], or [B, samples, frames, S, S, C].
 
         All of the video is observed; its length is a multiple of the top level's frames per tick.
-        video may be the path of a video file too, of any kind and size that training reads. Its frames
-        are cropped, resized and skipped as in training, and its last ones are observed, as many as are
-        such a multiple. imageio.mimwrite("future.mp4", future[0], fps=20) writes a sample as mp4.
+        video may be a path too: of a file, or a folder of numbered images, of any kind and size that
+        training reads. Its frames are cropped, resized and skipped as in training, and its last ones are
+        observed, as many as are such a multiple.
+        imageio.mimwrite("future.mp4", future[0], fps=20) writes the first sample as mp4.
         actions: of the video and of the frames to come, [T + frames, A]; the last one is not used.
         """
         video = self._read(video)
@@ -140,16 +140,19 @@ class VideoModel:
         return frames.reshape(*states.shape[:-1], *frames.shape[1:])
 
     def _read(self, video):
-        """The frames of a video file, as training crops and resizes them; an array as it is."""
+        """The frames of a video at a path, as training crops and resizes them; an array as it is."""
         if not isinstance(video, str | os.PathLike):
             return video
+        config, path = self.config, os.path.expanduser(os.fspath(video))
+        if not os.path.exists(path):
+            raise ValueError(f"video: there is nothing at {path}")
         try:
-            found = data_loader.read_file(self.config, os.fspath(video))
-        except UserError as error:
-            raise ValueError(str(error)) from None
+            frames, found = videos.read(path, folder.form_of(config), axes=config.axes)
+        except videos.Broken as error:
+            raise ValueError(f"video: {path}: {error}") from None
         if len(found) > 1:
-            raise ValueError(f"{video} holds {len(found)} videos; give one of them as an array")
-        frames, stride = found[0], self.config.strides[-1]
+            raise ValueError(f"video: {path} holds {len(found)} videos; give one of them as an array")
+        frames, stride = frames[::config.frame_skip], config.strides[-1]
         return frames[len(frames) % stride:] if len(frames) >= stride else frames
 
     def _videos(self, video):

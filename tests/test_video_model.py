@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from PIL import Image
 
-import data_loader
 import runs
 import video_model
 from cells import fold_in
 from config import Config, load_config
 from cwvae import CWVAE, state_vector
 from predictor import Predictor, noise_of_videos
+from video_data import videos
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -41,7 +42,8 @@ def test_the_printed_lines_run(run_dir, monkeypatch, tmp_path, video):
     assert names["future"].shape == (4, 200, 64, 64, 1) and names["future"].dtype == np.uint8
     assert [level.shape for level in names["states"]] == [(4, 8), (2, 8)]
     assert names["nats"].shape == (4,) and names["again"].shape == (4, 64, 64, 1)
-    assert sorted(path.name for path in (tmp_path / "my_model").iterdir()) == ["config.yml", "model"]
+    assert sorted(path.name for path in (tmp_path / "my_model").iterdir()) == [
+        "config.yml", "mean_frame.npz", "model"]
 
 
 def test_it_predicts_as_an_evaluation_does(model, video):
@@ -147,15 +149,19 @@ def test_a_path_is_read_as_training_reads_it(model, run_dir, tmp_path):
     """Cropped and resized; the last frames are observed, as many as fill ticks of the top level."""
     film = np.random.default_rng(0).integers(0, 256, [7, 80, 128, 3], np.uint8)
     np.save(tmp_path / "film.npy", film)
-    (seen,) = data_loader.read_file(model.config, str(tmp_path / "film.npy"))
+    seen, _ = videos.read(str(tmp_path / "film.npy"), videos.Form(64, 1))
     assert seen.shape == (7, 64, 64, 1)
+    (tmp_path / "images").mkdir()
+    for number, frame in enumerate(film):
+        Image.fromarray(frame).save(tmp_path / "images" / f"{number}.png")
     future = model.predict(tmp_path / "film.npy", 3, samples=2)
     np.testing.assert_array_equal(future, model.predict(np.array(seen[1:]), 3, samples=2))
     skipping = runs.VideoModel(model.config.replace(frame_skip=2), model.model)
     np.testing.assert_array_equal(
         skipping.predict(str(tmp_path / "film.npy"), 3), skipping.predict(np.array(seen[::2]), 3))
-    for wrong in ("nowhere.mp4", str(tmp_path), __file__):
-        with pytest.raises(ValueError, match="neither a folder nor a video file"):
+    np.testing.assert_array_equal(future, model.predict(tmp_path / "images", 3, samples=2))
+    for wrong in ("nowhere.mp4", __file__):
+        with pytest.raises(ValueError, match=f"^video: .*{wrong}"):
             model.predict(wrong, 3)
 
 

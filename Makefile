@@ -1,4 +1,5 @@
 # make demo: prepares the built-in data, trains a small model, evaluates it, names the pictures.
+# make demo-mazes: the same on walks through mazes, in colour, some ten minutes of two cores.
 # make test: lints and runs the tests, but those that are slow, and prints the ten slowest.
 # make test-all: lints and runs all tests, those too that kill, fill disks, or start several processes.
 # make results: trains and compares one, two and three levels on one moving digit, some hours; part of
@@ -15,12 +16,19 @@ LEVELS = 1 2 3
 RESULTS_FLAGS =
 RESULTS_EVAL_FLAGS =
 
-.PHONY: demo results test test-all clean
+.PHONY: demo demo-mazes results test test-all clean
 
 demo: .venv/installed
 	.venv/bin/python train.py --config configs/demo.yml --log-root $(LOGS) $(DEMO_FLAGS)
 	.venv/bin/python eval.py $(EVAL_FLAGS) --model-dir $$(.venv/bin/python -c \
 	  "import startup, runs; print(runs.load_config('configs/demo.yml', {'log_root': '$(LOGS)'}).run_dir)")
+
+demo-mazes: .venv/installed_mazes
+	.venv/bin/python train.py --config configs/mazes_demo.yml --log-root $(LOGS) $(DEMO_FLAGS)
+	run=$$(.venv/bin/python -c "import config; print(config.load_config(\
+	  'configs/mazes_demo.yml', {'log_root': '$(LOGS)'}).run_dir)"); \
+	  .venv/bin/python eval.py $(EVAL_FLAGS) --seq-len 200 --model-dir "$$run" && \
+	  echo "Open $$(ls -td "$$run"/eval_*/contact_sheet.png | head -n 1)"
 
 results: .venv/installed
 	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do for levels in $(LEVELS); do \
@@ -47,6 +55,10 @@ test-all: .venv/installed
 	  if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt -c requirements.lock
+	touch $@
+
+.venv/installed_mazes: .venv/installed requirements-mazes.txt
+	.venv/bin/pip install --disable-pip-version-check -r requirements-mazes.txt -c requirements.lock
 	touch $@
 
 clean:

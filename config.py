@@ -24,7 +24,8 @@ def _key(default, help, changes="run", **limits):
 
 NAME_BYTES = 255  # what file systems allow of a folder's name
 DATASETS = ("moving_digit", "moving_digit_demo", "moving_digits_clean", "moving_digits",
-            "moving_digits_demo", "doom_mazes", "doom_mazes_demo", "minerl", "mazes", "mmnist", "videos")
+            "moving_digits_demo", "moving_mnist", "doom_mazes", "doom_mazes_demo", "minerl", "mazes",
+            "mmnist", "videos")
 
 
 @dataclasses.dataclass(frozen=True)

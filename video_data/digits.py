@@ -26,11 +26,14 @@ def font_file(face):
     return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
 
 
-def path(rng, length):
-    """Returns the digit's top and left edge in every frame, in pixels: int [2, length]."""
+def path(rng, length, speeds=(2, 5)):
+    """Returns the digit's top and left edge in every frame, in pixels: int [2, length].
+
+    speeds: the least and the greatest, in pixels a frame.
+    """
     room = CANVAS - GLYPH
     start = rng.uniform(0, room, 2)
-    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(2, 5)  # Speed in pixels a frame.
+    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*speeds)
     velocity = speed * np.array([np.sin(angle), np.cos(angle)])
     straight = start[:, None] + velocity[:, None] * np.arange(length)
     bounced = room - np.abs(straight % (2 * room) - room)  # Folds the line at both borders.

@@ -45,7 +45,7 @@ INSTALL = "doom_mazes: ViZDoom renders them; install it by: pip install -r requi
 SIZES = doom_mazes.SIZES
 
 
-def source(config):
+def source(config, prepared):
     """A text that changes with what is made."""
     return f"doom_mazes {doom_mazes.VERSION}"
 

@@ -21,7 +21,7 @@ import typing
 from tqdm import tqdm
 
 from tools import UserError
-from video_data import folder, store, videos
+from video_data import doom_mazes, folder, store, videos
 
 
 class Recorded(typing.NamedTuple):
@@ -37,21 +37,24 @@ class Recorded(typing.NamedTuple):
 class Made(typing.NamedTuple):
     """A dataset that is made on the spot, into stores at once.
 
-    Its module has SIZES[config], for each split how many videos of how many frames; source(config), a
-    text that changes with what is made; and make(config, wanted), which yields (split, index, arrays)
-    of the wanted (split, index, frames), in any order. arrays: by name `video`, `actions`, factors.
+    Its module has SIZES[config], for each split how many videos of how many frames; source(config,
+    prepared), a text that changes with what is made, from that of the stores; and make(config, wanted),
+    which yields (split, index, arrays) of the wanted (split, index, frames), in any order. arrays: by
+    name `video`, `actions`, factors.
     """
 
     module: str
     folder: str
     config: str
+    channels: int
     factors: tuple
-    actions: bool
+    actions: bool = False
+    notice: str = ""  # what to say wherever frames are shown
 
 
 ONE_DIGIT = ("label", "position")
 MAZES = ("cell", "heading", "region", "wall")
-PER_VIDEO = ("label",)  # Factors that a video has one value of; of the others each frame has one.
+PER_VIDEO = ("label", "digit")  # factors that hold for a whole video
 
 BUILDERS = {
     "moving_digit": Recorded("moving_digit", "MovingDigit", "one", factors=ONE_DIGIT),
@@ -59,8 +62,11 @@ BUILDERS = {
     "moving_digits_clean": Recorded("moving_digit", "MovingDigit", "two", factors=ONE_DIGIT),
     "moving_digits": Recorded("moving_digits", "MovingDigits", "full"),
     "moving_digits_demo": Recorded("moving_digits", "MovingDigits", "demo"),
-    "doom_mazes": Made("doom_engine", "doom_mazes", "full", MAZES, True),
-    "doom_mazes_demo": Made("doom_engine", "doom_mazes", "demo", MAZES, True),
+    "doom_mazes": Made("doom_engine", "doom_mazes", "full", 3, MAZES, True, doom_mazes.NOTICE),
+    "doom_mazes_demo": Made(
+        "doom_engine", "doom_mazes", "demo", 3, MAZES, True, doom_mazes.NOTICE),
+    # In a folder that no dataset of TFDS has.
+    "moving_mnist": Made("moving_mnist", "moving_mnist_of_mnist", "full", 1, ("digit", "position")),
     "minerl": Recorded("minerl_navigate", "MinerlNavigate"),
     "mazes": Recorded("gqn_mazes", "GqnMazes"),
     "mmnist": Recorded("moving_mnist_2digit", "MovingMnist2digit"),
@@ -95,9 +101,13 @@ def prepare(config, split=None):
 
 def _prepare_made(config, dataset, split):
     """Makes a dataset that needs no records, straight into stores. Returns as prepare."""
+    if config.channels != dataset.channels:
+        raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
+                        f"nearest: {dataset.channels}")
     module = importlib.import_module(f"video_data.{dataset.module}")
-    source, root = module.source(config), os.path.join(config.data_root, dataset.folder, dataset.config)
+    root = os.path.join(config.data_root, dataset.folder, dataset.config)
     paths = {"video": f"{root}.frames{_size_suffix(config)}"}
+    source = module.source(config, store.source(paths["video"]))
     paths |= {name: f"{root}.{name}" for name in (*["actions"] * dataset.actions, *dataset.factors)}
 
     def missing():
@@ -144,6 +154,11 @@ def _make(config, module, sizes, source, paths, only):
             writer.commit(source, {split: [(keys[split, index], 0) for index in range(sizes[split][0])]
                                    for split in whole},
                           left_out=[split for split in sizes if split not in whole])
+
+
+def notice(dataset):
+    """What to say wherever frames of a dataset are shown; "" for nothing."""
+    return getattr(BUILDERS.get(dataset), "notice", "")
 
 
 def _size_suffix(config):

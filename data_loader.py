@@ -28,7 +28,7 @@ from config import load_config
 from flags import EPILOG, Parser, parse_config_flags
 from tools import UserError
 from video_data import files, folder, store, videos
-from video_data.preparation import BUILDERS, prepare
+from video_data.preparation import BUILDERS, notice, prepare
 
 NAMED = 3  # How many of the videos that are too short are named.
 THREADS = min(8, videos.CORES)
@@ -419,6 +419,8 @@ def describe(config, clips):
     size = sum(os.path.getsize(os.path.join(parent, name))
                for path in paths.values() for parent, _, names in os.walk(path) for name in names)
     yield f"  {store.size_text(size)} on disk"
+    if notice(config.dataset):
+        yield f"  {notice(config.dataset)}"
 
 
 def save_sheet(config, clips, path):

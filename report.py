@@ -18,6 +18,7 @@ from intervals import defined_mean, interval
 from metrics import METRICS, TRIVIAL, kept_samples, trivial_of
 from tables import estimate_text, markdown
 from tools import write_atomically
+from video_data.preparation import notice
 
 MAX_BYTES = 20_000_000  # of the page
 # What the page holds of an example, the first that lets all of them in: samples (None: all that are
@@ -47,7 +48,7 @@ def table_text(numbers):
             f"the videos.\n")
     for metric in shown:
         text += f"{metric.label}: {verdict(metric, numbers)}\n"
-    return text
+    return text + f"{notice(settings['dataset'])}\n".lstrip()
 
 
 def rows(numbers):
@@ -123,7 +124,8 @@ def save_page(directory):
             verdicts={metric.label: verdict(metric, numbers) for metric in shown},
             conventions={metric.label: numbers["metrics"][f"{metric.name}_black"]["convention"]
                          for metric in scored},
-            fvd=numbers.get("fvd"), files=files(directory), limit=MAX_BYTES)
+            fvd=numbers.get("fvd"), files=files(directory), limit=MAX_BYTES,
+            notice=notice(settings["dataset"]))
 
     order = best_and_worst(shown[0], defined_mean(values[shown[0].name], (1, 2)))
     room = MAX_BYTES - len(render().encode())

@@ -438,6 +438,7 @@ def test_an_evaluation_says_what_is_remembered_of_mazes(small, tmp_path, capsys,
         np.testing.assert_array_equal(
             arrays["walls_last_frame"][index][one], (truth["wall"][20:] == last)[one])
         assert not arrays["walls_black"][index][one].any()
+    assert doom_mazes.NOTICE in table and doom_mazes.NOTICE in (out / "report.html").read_text()
     assert sorted(name for name in os.listdir(out / "sample0") if name.startswith("best")) == [
         "best_psnr_sample.npz", "best_ssim_sample.npz", "best_walls_sample.npz"]
     monkeypatch.setattr("sys.argv", ["plot.py", str(out), "--out", str(tmp_path / "plot.png")])

@@ -91,7 +91,7 @@ def test_an_action_leads_from_its_frame_to_the_next():
 
 def test_a_walker_stays_in_open_cells_and_keeps_to_its_pace():
     steps, turns, backs = [], [], 0
-    for index in range(100):
+    for index in range(40):
         factors = doom_mazes.factors("train", index, 200)
         passages, cell = doom_mazes.maze("train", index).open, factors["cell"]
         assert passages[cell[:, 0], cell[:, 1]].all()
@@ -104,7 +104,7 @@ def test_a_walker_stays_in_open_cells_and_keeps_to_its_pace():
         cells = [one for one, other in zip(cell[1:], cell, strict=False) if (one != other).any()]
         backs += sum((one == other).all() for one, other in zip(cells[2:], cells, strict=False))
     assert abs(np.mean(steps) - 1) < 0.05 and abs(np.mean(turns) - 1) < 0.05
-    assert 0 < backs < 100 * 200 / 6 * 0.08
+    assert 0 < backs < 40 * 200 / 6 * 0.08
 
 
 def test_the_wall_of_a_frame_is_what_rays_hit():
@@ -114,7 +114,7 @@ def test_the_wall_of_a_frame_is_what_rays_hit():
         maze, walk = doom_mazes.maze("test", index), doom_mazes.walk("test", index, 60)
         walls = doom_mazes.factors("test", index, 60)["wall"]
         frames = zip(walk.place / 128, walk.angle * 90 / 2**14, walls, strict=True)
-        for place, angle, wall in itertools.islice(frames, 0, None, 4):
+        for place, angle, wall in itertools.islice(frames, 0, None, 8):
             seen = set()
             for ray in np.radians(angle) + np.arctan(all_rays):
                 distance = np.arange(0, 13, 0.002)[:, None]
@@ -124,7 +124,7 @@ def test_the_wall_of_a_frame_is_what_rays_hit():
                 seen.add(int(maze.walls[doom_mazes.region(cells[first - 1])]))
             assert (wall == -1) if len(seen) > 1 else seen == {wall}
             one += wall >= 0
-    assert one > 30
+    assert one > 15
 
 
 @pytest.mark.parametrize(("shape", "size"), [((120, 160), 64), ((120, 160), 32), ((240, 320), 128)])

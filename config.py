@@ -33,10 +33,10 @@ class Config:
     """Every setting of an experiment. A YAML file or a flag overrides a default."""
 
     # Data.
-    dataset: str = _key(None, "what to train on", "model", choices=DATASETS)
+    dataset: str = _key(None, "the data to train on", "model", choices=DATASETS)
     data_root: str = _key("data", "folder that datasets are prepared in, or that holds your videos")
     log_root: str = _key("logs", "folder that holds the run directories")
-    name: str | None = _key(None, "of the run directory (null: spelled from the settings)")
+    name: str | None = _key(None, "name of the run directory (null: made of the main settings)")
     channels: int = _key(1, "1 for grey, 3 for colour", "model", choices=(1, 3))
     image_size: int = _key(64, "side of a frame in pixels", "model", choices=(32, 64, 128, 256))
     fit: str = _key("crop", "how a frame of your own becomes a square: crop to its middle, pad with "
@@ -59,8 +59,9 @@ class Config:
     eval_seq_len: int | None = _key(
         None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)
     frame_skip: int = _key(1, "keep every n-th frame of a video", "training", min=1)
-    clip_offset: str = _key("fixed", "where a video is cut into clips: from its first frame, or anew at "
-                                     "random in every epoch", "training", choices=("fixed", "random"))
+    clip_offset: str = _key(
+        "fixed", "where clips start: fixed cuts a video into one after the other; random draws each "
+                 "start anew in every epoch", "training", choices=("fixed", "random"))
     actions: bool | str = _key(
         False, "condition level 0 on the actions of the dataset: true as they are, onehot with a column "
                "for each value of whole-number actions, false not at all", "model",
@@ -77,7 +78,8 @@ class Config:
     dec_stddev: float = _key(1.0, "standard deviation of p(frame | states)", "model", min=1e-6, max=1e6)
     enc_dense_layers: int = _key(
         3, "dense layers between the embeddings of two levels", "model", min=0, max=100)
-    enc_dense_embed_size: int = _key(1000, "width of those layers", "model", min=1, max=2**16)
+    enc_dense_embed_size: int = _key(
+        1000, "width of the dense layers between embeddings", "model", min=1, max=2**16)
     cell_type: str = _key("RSSMCell", "the cell of a level", "model")
     cell_stoch_size: int | list[int] = _key(
         20, "units of the stochastic state: a number, or one per level from the bottom", "model",
@@ -89,17 +91,18 @@ class Config:
         min=1, max=2**16)
     cell_embed_size: int = _key(200, "width of a cell's dense layers", "model", min=1, max=2**16)
     cell_min_stddev: float = _key(0.0001, "least standard deviation of a state", "model", min=0)
-    cell_mean_only: bool = _key(False, "use means for samples: a deterministic model", "model")
+    cell_mean_only: bool = _key(
+        False, "use means instead of samples, which makes the model deterministic", "model")
     cell_reset_state: bool = _key(
         False, "zero the previous stochastic state as the level above ticks", "model")
     channels_mult: float = _key(
         1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0, max=64)
     dec_negative_slope: float = _key(
-        1.0, "what negative values are multiplied by before the decoder's tanh: 1 as published; 0.1 "
-             "makes black backgrounds clean sooner", "model", min=0, max=1)
+        1.0, "factor on negative values before the decoder's tanh: 1 as published; with 0.1 black "
+             "backgrounds become clean sooner", "model", min=0, max=1)
     init_gain: float = _key(
-        1.0, "what the first weights of encoder and decoder are multiplied by: 1 as published; with 3 "
-             "colours are learned sooner", "training", min=0.01, max=100)
+        1.0, "factor on the first weights of encoder and decoder: 1 as published; with 3 colours are "
+             "learned sooner", "training", min=0.01, max=100)
 
     # Which frames are seen.
     use_obs: bool | str = _key(
@@ -110,7 +113,7 @@ class Config:
     # Training.
     lr: float = _key(3e-4, "Adam's learning rate", "training", above=0)
     lr_schedule: str = _key(
-        "constant", "how lr falls to 0 over the run, once warmed up", "training",
+        "constant", "how lr falls to 0 over the run, after its warm-up", "training",
         choices=("constant", "cosine", "linear"))
     lr_warmup_steps: int = _key(0, "steps in which lr rises from 0", "training", min=0)
     batch_size: int = _key(
@@ -129,14 +132,15 @@ class Config:
         None, "share of the KL's gradient that the posterior gets", "training", min=0, max=1)
     clip_grad_norm_by: float | None = _key(
         10000.0, "greatest global norm of the gradient (null: any)", "training", above=0)
-    seed: int = _key(0, "with the step, decides every random number", "training", min=0, max=2**31 - 1)
-    precision: str = _key(
-        "float32", "of the matrix products", "training", choices=("float32", "bfloat16"))
+    seed: int = _key(
+        0, "decides every random number, together with the step", "training", min=0, max=2**31 - 1)
+    precision: str = _key("float32", "precision of matrix products and convolutions", "training",
+                          choices=("float32", "bfloat16"))
     jit: bool | str = _key("auto", "compile with XLA: auto (where it is faster), true, false",
                            choices=("auto",))
     fast: bool = _key(True, "use the faster forms of cell, encoder and decoder; false: the plain ones")
-    remat: bool = _key(False, "compute activations twice to save memory: encoder and decoder, "
-                              "in chunks of frames")
+    remat: bool = _key(False, "save memory: compute the activations of encoder and decoder a "
+                              "second time, in chunks of frames")
 
     # Validation, logs and checkpoints.
     num_val_batches: int = _key(1, "validation batches", min=1)

@@ -345,3 +345,171 @@ def test_a_preparation_that_was_killed_goes_on_where_it_was(tmp_path, readings):
     whole = tmp_path / "whole"
     shutil.copytree(root, whole, ignore=shutil.ignore_patterns("frames_*"))
     assert data_loader.Clips(config_for(str(whole))).fingerprint == clips.fingerprint
+
+
+# ------------------------------------------------------------------------------------------ the keys
+
+
+def test_videos_within_a_file_are_split_by_name_and_number(tmp_path):
+    array = np.stack([counting(number, 12)[..., 0] for number in range(40)], 1)
+    np.save(tmp_path / "mnist_test_seq.npy", array)  # [T, N, H, W]
+    seen = splits(tmp_path)
+    assert len(seen["train"]) + len(seen["test"]) == 40 and 1 <= len(seen["test"]) <= 12
+    for name in seen["test"]:
+        assert int(hashlib.sha256(name.encode()).hexdigest()[:15], 16) % 10 == 0
+    batch = data_loader.Sequences(config_for(str(tmp_path)), 12).batch(0, 1)["video"]
+    assert batch[0, :, 0, 1, 0].tolist() == list(range(12))
+    assert seen["test"][0] == f"mnist_test_seq.npy[{batch[0, 0, 0, 0, 0]}]"
+
+
+def test_one_array_that_holds_one_video_is_too_few(tmp_path):
+    np.save(tmp_path / "a.npy", counting(0, 9))
+    with pytest.raises(UserError, match="needs two videos at least"):
+        splits(tmp_path)
+
+
+def test_other_axes_files_and_parts_have_stores_of_their_own(tmp_path, readings):
+    root = tmp_path / "videos"
+    root.mkdir()
+    for number in range(4):
+        np.save(root / f"{number}.npy", np.zeros([6, 5, 64, 64], np.uint8))
+    assert len(splits(root, axes="NTHW")["train"]) > 15
+    assert len(splits(root, axes="TNHW", files="[0-2].npy")["train"]) < 15
+    stores = [name for name in os.listdir(root) if name.startswith("frames_") and "." not in name]
+    assert len(stores) == 2
+    readings.clear()
+    splits(root, axes="NTHW")
+    assert not readings
+
+
+def test_what_the_project_writes_into_the_folder_is_never_data(tmp_path):
+    root = folder_of(tmp_path, [12, 12])
+    config = config_for(root, log_root=f"{root}/train/logs")
+    before = data_loader.Clips(config)
+    for place in ("train/logs/videos/run/train", "train/run"):
+        os.makedirs(f"{root}/{place}")
+        np.save(f"{root}/{place}/sample.npy", counting(9, 20))
+    for name in ("config.yml", "code.json"):
+        open(f"{root}/train/run/{name}", "w").close()
+    after = data_loader.Clips(config)
+    assert after.fingerprint == before.fingerprint and after.num_clips == 4
+
+
+def test_prepared_frames_go_where_they_are_wanted(tmp_path):
+    root, cache = folder_of(tmp_path, [12, 12]), str(tmp_path / "cache")
+    config = config_for(root, cache_root=cache)
+    path = data_loader.prepare(config)["video"]
+    assert path.startswith(f"{cache}/videos_") and sorted(os.listdir(root)) == ["test", "train"]
+    other = folder_of(tmp_path / "more", [12, 12])
+    assert data_loader.prepare(config_for(other, cache_root=cache))["video"] != path
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="^cache_root: videos is not prepared in .*file"):
+        data_loader.prepare(config_for(root, cache_root=str(tmp_path / "file" / "cache")))
+
+
+def test_a_part_of_a_damaged_file_is_a_video_where_it_is_wanted(tmp_path, capfd):
+    root = folder_of(tmp_path, [12, 12])
+    whole = twins.encode(twins.movie(0, 60), output_params=["-movflags", "+faststart"])
+    (tmp_path / "videos" / "train" / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    assert len(splits(root)["train"]) == 2
+    capfd.readouterr()
+    assert "train/cut.mp4" in splits(root, keep_partial=True)["train"]
+    assert "train/cut.mp4 is kept in part: " in capfd.readouterr().err
+
+
+def test_what_failed_for_the_systems_reasons_is_tried_again(tmp_path, monkeypatch, capfd):
+    root = folder_of(tmp_path, [12, 12, 12])
+    read = videos.Readers.read
+
+    def failing(readers, request):
+        if request.path.endswith("train/01.npy"):
+            raise videos.Broken("Input/output error", again=True)
+        return read(readers, request)
+
+    monkeypatch.setattr(videos.Readers, "read", failing)
+    for _ in range(2):
+        assert data_loader.Clips(config_for(root)).num_clips == 4
+        assert "01.npy: Input/output error. It is tried again at the next" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert data_loader.Clips(config_for(root)).num_clips == 6
+    capfd.readouterr()
+    assert data_loader.Clips(config_for(root)).num_clips == 6 and not capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_tried_again(tmp_path, capfd):
+    root = folder_of(tmp_path, [12, 12, 12])
+    os.chmod(f"{root}/train/01.npy", 0)
+    assert data_loader.Clips(config_for(root)).num_clips == 4
+    os.chmod(f"{root}/train/01.npy", 0o644)
+    assert data_loader.Clips(config_for(root)).num_clips == 6
+
+
+def test_names_with_a_newline_are_counted_and_shown_on_one_line(tmp_path, capfd):
+    fill(tmp_path, [12, 12, 12], "a\n{}.npy")
+    (tmp_path / "b\nc.mp4").write_text("no video")
+    seen = splits(tmp_path)
+    assert len(seen["train"]) + len(seen["test"]) == 3
+    assert "b\\nc.mp4: is no video" in capfd.readouterr().err
+    reasons = list(folder.describe(store.read_header(f"{tmp_path}/frames_64x64x1")))
+    assert "1 of 4 files cannot be read:" in reasons
+
+
+def test_what_is_not_read_is_counted_in_a_line(tmp_path, capfd):
+    fill(tmp_path, [12, 12])
+    for name in ("a.txt", "b.txt", "c.MPC"):
+        (tmp_path / name).touch()
+    splits(tmp_path)
+    assert "not read: 2 .txt, 1 .mpc." in capfd.readouterr().err
+
+
+# ----------------------------------------------------------------------------------- one-hot actions
+
+
+@pytest.fixture
+def discrete(tmp_path):
+    """Videos with an action of 0 to 3 to train on, 0 to 2 to test on."""
+    root = folder_of(tmp_path, [12, 13], test=(12,))
+    for split, count, largest in (("train", 2, 4), ("test", 1, 3)):
+        for number in range(count):
+            length = len(np.load(f"{root}/{split}/{number:02d}.npy"))
+            np.save(f"{root}/{split}/{number:02d}.actions.npy", np.arange(length) % largest)
+    return root
+
+
+def test_one_hot_actions_have_as_many_columns_as_training_knows(discrete):
+    config = config_for(discrete, actions="onehot")
+    clips = data_loader.Clips(config)
+    assert clips.action_size == 4
+    batch = clips.read([(0, 2)])["actions"][0]
+    np.testing.assert_array_equal(batch, [[0] * 4, *np.eye(4)[[2, 3, 0, 1]]])
+    sequences = data_loader.Sequences(config, 12)
+    assert sequences.action_size == 4  # Though the test videos know but three.
+    np.testing.assert_array_equal(sequences.batch(0, 1)["actions"][0, 1:],
+                                  np.eye(4)[np.arange(11) % 3])
+    skipped = data_loader.Sequences(config.replace(frame_skip=3), 4).batch(0, 1)["actions"][0]
+    np.testing.assert_array_equal(skipped, [[0] * 4, *[[1, 1, 1, 0]] * 3])
+
+
+def test_an_action_that_training_did_not_know_is_an_error(discrete):
+    config = config_for(discrete, actions="onehot")
+    assert data_loader.Sequences(config.replace(action_classes=9), 12).action_size == 9
+    with pytest.raises(UserError, match="00.npy has the action 2, but training knows .* 0 to 1"):
+        data_loader.Sequences(config.replace(action_classes=2), 12)
+    np.save(f"{discrete}/test/00.actions.npy", np.arange(12))
+    with pytest.raises(UserError, match="test/00.npy has the action 11, but training knows .* 0 to 3"):
+        data_loader.Sequences(config, 12)
+    np.save(f"{discrete}/test/00.actions.npy", np.arange(12) / 2)
+    with pytest.raises(UserError, match="test/00.npy: its actions are not one whole number each"):
+        data_loader.Sequences(config, 12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
+def test_actions_that_are_not_finite_are_refused(bad, discrete):
+    actions = np.zeros([12, 2])
+    actions[5, 1] = bad
+    for split, number, length in (("train", 0, 12), ("train", 1, 13), ("test", 0, 12)):
+        np.save(f"{discrete}/{split}/{number:02d}.actions.npy", np.zeros([length, 2]))
+    np.save(f"{discrete}/train/00.actions.npy", actions)
+    with pytest.raises(UserError, match=r"train/00.npy: its actions are not finite: .* at frame 5"):
+        data_loader.Clips(config_for(discrete, actions=True))

@@ -32,7 +32,7 @@ def opened(path, magic, sink, scratch):
                    for name in archive.namelist() if name.endswith(".npy")}
     elif magic.startswith(b"\x89HDF"):
         with h5py.File(path, "r", locking="best-effort") as file:
-            yield dict(_datasets(file, "", set()))
+            yield dict(_datasets(file["/"], "", set()))
     else:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -46,6 +46,10 @@ def opened(path, magic, sink, scratch):
 
 def _datasets(group, prefix, seen):
     """Yields the datasets of an HDF5 file, (name, dataset); links are followed, but not in circles."""
+    info = h5py.h5o.get_info(group.id)
+    if (info.fileno, info.addr) in seen:
+        return
+    seen.add((info.fileno, info.addr))
     for name in group:
         try:
             item = group[name]
@@ -58,9 +62,7 @@ def _datasets(group, prefix, seen):
         if isinstance(item, h5py.Dataset):
             yield prefix + name, item
         elif isinstance(item, h5py.Group):
-            info = h5py.h5o.get_info(item.id)
-            if (info.fileno, info.addr) not in seen:
-                yield from _datasets(item, f"{prefix}{name}/", seen | {(info.fileno, info.addr)})
+            yield from _datasets(item, f"{prefix}{name}/", seen)
 
 
 class _Packed:
@@ -195,8 +197,7 @@ def layout(shape, path, axes=None):
 def _fits(shape, reading):
     """Whether the colours of a reading are 1, 3 or 4, and its pictures larger than a few pixels."""
     sizes = dict(zip(reading, shape, strict=True))
-    return sizes.get("C", 1) in COLOURS and (
-        "C" not in sizes or min(sizes["H"], sizes["W"]) > 4)
+    return sizes.get("C", 1) in COLOURS and min(sizes["H"], sizes["W"]) > 4
 
 
 # ------------------------------------------------------------------------------------ their frames

@@ -10,6 +10,7 @@ import struct
 import av
 import numpy as np
 
+from video_data import containers
 from video_data.frames import Broken, Video, crop, fitted
 from video_data.timing import on_show
 
@@ -20,6 +21,9 @@ HDR = {16: "PQ", 18: "HLG"}  # Transfer functions, as ITU-T H.273 numbers them.
 # Codecs that make one picture of every packet, where no two packets are fields of one picture.
 ONE_TO_ONE = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "ffv1", "mjpeg")
 TIMELESS = ("gif", "apng")  # Formats whose pictures last as long as their author wanted.
+# Streams and pictures without a container: where a file seems to be one, its beginning is lost.
+RAW = ("m4v", "mjpeg", "mjpeg_2000", "h261", "h263", "h264", "hevc", "vvc", "vc1", "obu", "dirac",
+       "cavsvideo", "image2")
 BLOCK = 2**20  # Bytes that are handed on at a time.
 
 
@@ -32,11 +36,12 @@ def decode(path, form, sink, keep_partial=False, threads=0):
     shows, how many there are), by form.fps.
     Raises Broken where something was lost.
     """
-    if _ends_early(path) and not keep_partial:
-        raise Broken("is cut short")
+    loss, pictures = containers.look(path)
+    if loss and not keep_partial:
+        raise Broken(loss)
     try:
         with av.open(f"file:{path}", container_options=LOCAL) as container:
-            return _Decoding(container, form, sink, keep_partial, threads).run()
+            return _Decoding(container, form, sink, keep_partial, threads, pictures, loss).run()
     except av.error.FFmpegError as error:
         raise Broken(_in_words(error, path)) from None
 
@@ -52,6 +57,9 @@ def estimate_frames(path, fps):
 
 
 def _stream_of(container):
+    known = container.format.name
+    if known in RAW or known.endswith("_pipe") and known != "yuv4mpegpipe":
+        raise Broken("is no video that the decoder knows, or is damaged at its beginning")
     streams = [stream for stream in container.streams.video
                if not stream.disposition & av.stream.Disposition.attached_pic]
     if not streams:
@@ -91,13 +99,13 @@ def _atoms(file, size):
 class _Decoding:
     """One pass over a file."""
 
-    def __init__(self, container, form, sink, keep_partial, threads):
+    def __init__(self, container, form, sink, keep_partial, threads, pictures, loss):
         self._container, self._form, self._sink = container, form, sink
-        self._keep_partial = keep_partial
+        self._keep_partial, self._pictures = keep_partial, pictures
         self._stream = _stream_of(container)
         self._context = self._codec(threads)
         self._graphs, self._size = {}, None
-        self._losses, self._notes = [], []
+        self._losses, self._notes = [loss] if loss else [], []
         self._packets, self._spans, self._frames, self._hidden, self._fields = 0, [], 0, 0, 0
 
     def _codec(self, threads):
@@ -183,7 +191,7 @@ class _Decoding:
                 return self._lose("its picture changes from {1}x{0} to {3}x{2} at frame {4}".format(
                     *self._size, *size, self._frames))
             if self._size is None and frame.color_trc in HDR:
-                self._notes.append(f"its colours are HDR ({HDR[frame.color_trc]}), and are read as they "
+                self._notes.append(f"has HDR colours ({HDR[frame.color_trc]}), which are read as they "
                                    "are: not tone-mapped")
             self._size = size
             stamp = frame.dts if frame.pts is None else frame.pts
@@ -265,10 +273,9 @@ class _Decoding:
         if self._losses:
             return
         stream, known = self._stream, self._container.format.name
-        declared = stream.frames if known.startswith("mov") else int(
-            stream.metadata.get("NUMBER_OF_FRAMES", "0") or 0)
+        declared = stream.frames if known.startswith("mov") else self._pictures or 0
         if self._packets < declared:
-            self._lose(f"its header declares {declared} frames, but {self._packets} are there")
+            self._lose(f"it declares {declared} frames, but {self._packets} are there")
         expected = self._packets - self._hidden
         one_to_one = stream.codec_context.name in ONE_TO_ONE and not self._fields
         if one_to_one and self._frames < expected:
@@ -278,7 +285,7 @@ class _Decoding:
             self._lose(f"it ends {missing:.2g} s before the time that its header declares")
         gaps = self._gaps() if known not in TIMELESS else 0
         if gaps:
-            self._notes.append(f"about {gaps} of its frames are missing, by its time stamps")
+            self._notes.append(f"lacks about {gaps} of its frames, by its time stamps")
 
     def _missing_at_the_end(self, known):
         """Seconds that the header has more than the frames; 0 where it is less than two frames."""
@@ -304,75 +311,3 @@ class _Decoding:
         if not usual or np.mean(np.abs(apart - usual) <= 0.2 * usual) < 0.9:
             return 0
         return int(np.sum(np.maximum(0, np.rint(apart[apart > 1.5 * usual] / usual) - 1)))
-
-
-# ------------------------------------------------------------------------------------- files cut short
-
-
-def _ends_early(path):
-    """Whether a file is cut where the decoder does not see it, by how its format ends."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        start = file.read(256)
-        if start.startswith(b"YUV4MPEG2"):
-            return _y4m_ends_early(file, size)
-        magic = start[:4]
-        if magic == b"\x1aE\xdf\xa3":
-            return _matroska_ends_early(file, size)
-        for before, packet in ((0, 188), (4, 192)):  # MPEG-TS, and as cameras write it.
-            if start[before : before + 1] == start[before + packet : before + packet + 1] == b"G":
-                return size % packet != 0
-        if magic not in (b"GIF8", b"OggS", b"\x89PNG"):
-            return False
-        file.seek(max(0, size - 2**17))
-        end = file.read()
-    if magic == b"GIF8":
-        return not end.rstrip(b"\0\r\n ").endswith(b";")
-    if magic == b"\x89PNG":
-        return b"IEND" not in end
-    page = end[end.rfind(b"OggS") :]
-    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(segments)
-
-
-def _y4m_ends_early(file, size):
-    """Whether uncompressed video ends within a frame."""
-    file.seek(0)
-    words = file.readline(256).split()
-    sides = {word[:1]: word[1:] for word in words[1:] if word[:1] in (b"W", b"H", b"C")}
-    try:
-        width, height = int(sides[b"W"]), int(sides[b"H"])
-    except (KeyError, ValueError):
-        return False  # The decoder will say.
-    kind = sides.get(b"C", b"420").decode(errors="replace")
-    half = (-(-width // 2), -(-height // 2))
-    colours = {"420": half[0] * half[1], "422": half[0] * height, "444": width * height,
-               "411": -(-width // 4) * height, "mono": 0}
-    chroma = next((count for name, count in colours.items() if kind.startswith(name)), 0)
-    length = width * height + 2 * chroma
-    length *= 1 + (re.search(r"p1\d$|mono1\d$", kind) is not None)
-    left = size - file.tell()
-    return left % (length + len("FRAME\n")) != 0
-
-
-def _matroska_ends_early(file, size):
-    """Whether the last element of a Matroska or WebM file is longer than the file."""
-    place = 0
-    while place < size:
-        file.seek(place)
-        head = file.read(16)
-        name_bytes = 9 - head[0].bit_length()
-        if name_bytes > 8:
-            return False  # No element: junk behind the last one.
-        if len(head) <= name_bytes or not head[name_bytes]:
-            return len(head) <= name_bytes
-        size_bytes = 9 - head[name_bytes].bit_length()
-        name = int.from_bytes(head[:name_bytes], "big")
-        length = int.from_bytes(head[name_bytes : name_bytes + size_bytes], "big")
-        greatest = (1 << 7 * size_bytes) - 1
-        place += name_bytes + size_bytes
-        if length & greatest != greatest:
-            place += length & greatest
-        elif name not in (0x18538067, 0x1F43B675):  # Segment and Cluster, written as it was recorded.
-            return False
-    return place > size

@@ -11,6 +11,9 @@ from video_data.arrays import check_type
 from video_data.files import TIFF
 from video_data.frames import Broken
 
+# What Pillow and NumPy raise on files that are not what they seem.
+DAMAGED = (ValueError, TypeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+
 
 def frame_of(path):
     """Reads a file of one picture, an image or an array, as [1, H, W, C]. Raises Broken."""
@@ -31,7 +34,7 @@ def frame_of(path):
         if error.errno:
             raise
         raise Broken(f"{name}: {error}") from None
-    except (ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise Broken(f"{name}: {error}") from None
 
 
@@ -62,7 +65,7 @@ def pages(path):
                 end = None if lasts is None else start + fractions.Fraction(round(lasts), 1000)
                 yield (None if end is None else start), end, pixels
                 start = end or start
-    except (ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise Broken(f"is damaged: {error}") from None
 
 
@@ -81,7 +84,3 @@ def is_animation(magic):
 def is_tiff(magic):
     return magic[:4] in TIFF
 
-
-def cut_short(path, magic):
-    """Whether a WebP is shorter than it says."""
-    return is_animation(magic) and struct.unpack("<I", magic[4:8])[0] + 8 > os.path.getsize(path)

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from tools import DISK_FULL, OF_THE_MACHINE
-from video_data import arrays, decode, images
+from video_data import arrays, containers, decode, images
 from video_data.frames import Broken, Video, convert
 from video_data.timing import actions_beside, checked_actions
 
@@ -99,8 +99,9 @@ def _written(part, blocks, actions, request, sink):
 
 def _read_pages(request, magic, beside, sink):
     """Reads a file of several pictures, which may have times."""
-    if images.cut_short(request.path, magic):
-        raise Broken("is cut short")
+    loss, pictures = containers.look(request.path)
+    if loss:
+        raise Broken(loss)
     shown, spans, sizes = [], [], []
 
     def seen(pages):
@@ -116,6 +117,8 @@ def _read_pages(request, magic, beside, sink):
         arrays.check_range(pixels)
         sink.frames(np.repeat(convert(pixels, request.form), times, 0))
         shown += [index] * times
+    if pictures is not None and len(spans) < pictures:
+        raise Broken(f"it declares {pictures} pictures, but {len(spans)} can be read")
     kept = (np.array(shown), len(spans)) if fps else None
     actions, refused = checked_actions(beside, len(shown), kept, request.onehot)
     return Video("", len(shown), *sizes[0], images.rate_of(spans), actions, refused)

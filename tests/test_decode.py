@@ -1,0 +1,143 @@
+"""Encoded files as cameras and cutters leave them: what is shown, and what is said to be lost."""
+
+import subprocess
+
+import av
+import numpy as np
+import pytest
+import twins
+from test_videos import FFMPEG, LOSSLESS, area_resized, distance, numbered, read, write
+
+from video_data import videos
+
+READERS = videos.Readers()
+
+
+def video_of(path, **options):
+    """(frames, Video) of a file of one video."""
+    frames, (video,), _ = READERS.read(videos.Request(str(path), videos.Form(), **options))
+    return frames, video
+
+
+def refusal(path):
+    with pytest.raises(videos.Broken) as broken:
+        video_of(path)
+    return str(broken.value)
+
+
+def without(path, out, dropped):
+    """Copies the packets of a file but those whose numbers are dropped."""
+    with av.open(str(path)) as source, av.open(str(out), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for number, packet in enumerate(source.demux(stream)):
+            if packet.size and number not in dropped:
+                packet.stream = copy
+                target.mux(packet)
+    return out
+
+
+# ----------------------------------------------------------------------------------------- pixels
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("aspect, squeezed", [("2:1", 2), ("1:2", 1)])
+def test_pixels_that_are_no_squares(aspect, squeezed, fit, tmp_path):
+    """A film of 128 x 128 stored with every second column or row alone shows what the whole one does."""
+    frames = twins.movie(2, 4, 128, 128)
+    stored = frames[:, :, ::2] if squeezed == 2 else frames[:, ::2]
+    path = write(tmp_path / "a.mkv", stored, *LOSSLESS, "-vf", f"setsar={aspect.replace(':', '/')}")
+    np.save(tmp_path / "a.npy", frames)
+    assert distance(read(path, fit=fit), read(tmp_path / "a.npy", fit=fit)) < 4
+    wide = frames[:, 32:96]  # 128 x 64 as it is shown.
+    stored = wide[:, :, ::2] if squeezed == 2 else wide[:, ::2]
+    path = write(tmp_path / "b.mkv", stored, *LOSSLESS, "-vf", f"setsar={aspect.replace(':', '/')}")
+    np.save(tmp_path / "b.npy", wide)
+    assert distance(read(path, fit=fit), read(tmp_path / "b.npy", fit=fit)) < 4
+
+
+@pytest.mark.parametrize("codec", [["libvpx", "-auto-alt-ref", "0"], ["libvpx-vp9"]])
+def test_what_is_transparent_in_webm_is_black(codec, tmp_path):
+    frames = np.concatenate([twins.movie(0, 6, 96, 96), np.zeros([6, 96, 96, 1], np.uint8)], -1)
+    frames[:, :, :48, 3] = 255  # The rest is white, and not to be seen.
+    frames[:, :, 48:, :3] = 255
+    expected = area_resized(frames[..., :3] * (frames[..., 3:] / 255.0))
+    path = write(tmp_path / "a.webm", frames, "-c:v", *codec, "-b:v", "2M", "-pix_fmt", "yuva420p")
+    seen = read(path)
+    assert len(seen) == 6 and distance(seen, expected) < 8 and seen[:, :, 36:].max() < 30
+
+
+@pytest.mark.parametrize("transfer, name", [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+def test_hdr_is_said(transfer, name, tmp_path):
+    path = write(tmp_path / "a.mp4", twins.movie(0, 5), "-c:v", "libx265", "-pix_fmt", "yuv420p10le",
+                 "-vf", "scale=out_color_matrix=bt2020", "-color_primaries", "bt2020", "-x265-params",
+                 f"log-level=none:transfer={transfer}:colorprim=bt2020:colormatrix=bt2020nc")
+    frames, video = video_of(path)
+    assert len(frames) == 5
+    assert f"has HDR colours ({name}), which are read as they are: not tone-mapped" in video.notes
+
+
+# ----------------------------------------------------------------------------------------- losses
+
+
+def test_a_missing_first_key_frame_is_said(tmp_path):
+    whole = write(tmp_path / "a.ts", numbered(30), "-c:v", "libx264", "-g", "10", "-bf", "0",
+                  "-pix_fmt", "yuv420p")
+    cut = without(whole, tmp_path / "b.ts", {0})
+    assert "the first 9 of its pictures cannot be decoded: their key frame is missing" in refusal(cut)
+    frames, video = video_of(cut, keep_partial=True)
+    assert len(frames) == 20 and "their key frame is missing" in video.notes[0]
+    assert abs(int(frames[0, 32, 32, 0]) - 100) < 9
+
+
+def test_a_packet_that_is_missing_is_said(tmp_path):
+    whole = write(tmp_path / "a.mkv", numbered(24), *LOSSLESS)
+    frames, video = video_of(without(whole, tmp_path / "b.mkv", {7, 8, 15}))
+    assert len(frames) == 21 and video.notes == (
+        "lacks about 3 of its frames, by its time stamps",)
+    assert video_of(whole)[1].notes == ()
+
+
+def test_a_jump_of_the_pictures_size_is_said(tmp_path):
+    for number, side in enumerate((64, 96)):
+        write(tmp_path / f"{number}.ts", twins.movie(0, 8, side, side), "-c:v", "mpeg2video")
+    (tmp_path / "a.ts").write_bytes(
+        (tmp_path / "0.ts").read_bytes() + (tmp_path / "1.ts").read_bytes())
+    # The decoder still holds the last frame of the old size.
+    assert "its picture changes from 64x64 to 96x96 at frame 7" in refusal(tmp_path / "a.ts")
+    frames, video = video_of(tmp_path / "a.ts", keep_partial=True)
+    assert len(frames) == 7 and "is kept in part: its picture changes" in video.notes[0]
+
+
+@pytest.mark.parametrize("ending, options", [
+    (".mp4", ["-c:v", "libx264", "-bf", "0", "-movflags", "+faststart"]), (".avi", ["-c:v", "mpeg4"]),
+    (".webm", ["-c:v", "libvpx-vp9"])])
+def test_a_part_is_kept_where_it_is_wanted(ending, options, tmp_path):
+    path = write(tmp_path / f"a{ending}", twins.movie(1, 40), *options)
+    whole, _ = video_of(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    refusal(path)
+    frames, video = video_of(path, keep_partial=True)
+    assert 10 < len(frames) < 40 and "is kept in part: " in video.notes[0]
+    np.testing.assert_array_equal(frames[:-2], whole[: len(frames) - 2])
+
+
+def test_words_are_those_of_a_person(tmp_path):
+    subprocess.run([FFMPEG, "-v", "error", "-f", "lavfi", "-i", "sine=duration=1",
+                    tmp_path / "sound.mp4"], check=True)
+    whole = write(tmp_path / "a.mp4", twins.movie(0, 9)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: whole.index(b"moov") - 4])
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "picture.mp4").write_bytes(
+        write(tmp_path / "picture.png", twins.movie(0, 1), "-frames:v", "1").read_bytes())
+    for name, words in {
+            "sound.mp4": "holds sound, and no picture", "empty.mp4": "is empty",
+            "cut.mp4": "is cut short: its table of contents (moov) is missing"}.items():
+        assert refusal(tmp_path / name) == words
+
+
+def test_frames_that_a_header_promises_are_missed(tmp_path):
+    whole = write(tmp_path / "a.mxf", twins.movie(0, 25), "-q:v", "2").read_bytes()
+    (tmp_path / "a.mxf").write_bytes(whole[: len(whole) // 2])
+    assert "it ends" in refusal(tmp_path / "a.mxf") or "is missing" in refusal(tmp_path / "a.mxf")

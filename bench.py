@@ -80,6 +80,7 @@ import tensorflow as tf
 import tqdm
 
 import data_loader
+import distribution
 import tables
 from config import Config, load_config
 from cwvae import CWVAE, adam, state_vector
@@ -211,7 +212,7 @@ def training_parts(config):
             level.posterior.kl(level.prior)) for level in levels])
 
     def decode():
-        return tf.reduce_sum(model.decoder.log_prob(states, to_float(video)))
+        return tf.reduce_sum(model.decoder.pixels(states).log_prob(to_float(video)))
 
     parts = {}
     for name, function in [("encoder", encode), ("recurrence", unroll), ("decoder", decode)]:
@@ -219,7 +220,7 @@ def training_parts(config):
         parts[f"{name}, gradient"] = compiled(
             with_gradient(function, model.trainable_variables), config)
     step = tf.Variable(0)  # Of a constant one the noise would be a constant of the program, drawn once.
-    parts["step"] = compiled(lambda: model.update(optimizer, video, step), config)
+    parts["step"] = compiled(lambda: distribution.update(model, optimizer, video, step), config)
     return parts
 
 

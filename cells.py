@@ -1,6 +1,6 @@
-"""The cell of a level: how a state follows from the one before, and what its z is drawn from.
+"""The cell of a level: how a state follows from the one before, and which distribution z has.
 
-A cell is a subclass of Cell that says what one tick does, and a line in CELLS; `cell_type` names it.
+A cell is a subclass of Cell and a line in CELLS. The config's key cell_type picks one by its name.
 """
 
 import collections
@@ -15,18 +15,18 @@ tfd = tfp.distributions
 # The stochastic state z [B, Z] and the deterministic state h [B, H] of a level; float32.
 State = collections.namedtuple("State", "stoch deter")
 
-# What a level did in a tick, or in N of them: stoch [B, N, Z], deter [B, N, H], and the distributions
-# of stoch; where a level does not observe, the posterior is the prior.
+# One tick of a level, or N of them: stoch [B, N, Z], deter [B, N, H], and the distributions of stoch.
+# Where a level does not observe, its posterior is its prior.
 Level = collections.namedtuple("Level", "stoch deter prior posterior")
 
 
-# ------------------------------------------------------------------------- what z is drawn from
-# Each is a namedtuple of its parameters (tf.nest and tf.scan carry it) that gives noise, samples,
-# KL and entropy. Noise of zeros gives the mode.
+# -------------------------------------------------------------------------- the distributions of z
+# A distribution is a namedtuple of its parameters, because tf.nest and tf.scan carry those. It gives
+# noise, samples, KL and entropy. Noise of zeros gives the mode.
 
 
 class Gaussian(collections.namedtuple("Gaussian", "mean stddev")):
-    """A diagonal Gaussian of [..., Z]; so are its noise and its samples."""
+    """A diagonal Gaussian. Mean, stddev, noise and samples are [..., Z]."""
 
     @staticmethod
     def noise(seed, shape):
@@ -45,16 +45,17 @@ class Gaussian(collections.namedtuple("Gaussian", "mean stddev")):
 
 
 class OneHot(collections.namedtuple("OneHot", "logits")):
-    """D one-hot variables of C classes, logits [..., D, C] as is the noise; samples are [..., D C].
+    """D one-hot variables of C classes. Logits and noise are [..., D, C], samples are [..., D C].
 
     Samples pass gradients straight through to the probabilities (DreamerV2, Hafner et al. 2021).
     """
 
     @staticmethod
     def noise(seed, shape):
-        return -tf.math.log(-tf.math.log(uniform(seed, shape)))  # Gumbel's: its argmax is a sample
+        return -tf.math.log(-tf.math.log(uniform(seed, shape)))  # Gumbel's
 
     def sample(self, noise):
+        # The argmax of logits plus Gumbel noise is a sample.
         chosen = tf.one_hot(tf.argmax(self.logits + noise, -1), self.logits.shape[-1])
         probs = tf.nn.softmax(self.logits)
         return reshape_end(chosen + (probs - tf.stop_gradient(probs)), 2, [math.prod(probs.shape[-2:])])
@@ -73,7 +74,7 @@ class OneHot(collections.namedtuple("OneHot", "logits")):
 
 
 class Cell(tf.keras.layers.Layer):
-    """What a level needs of its cell. A subclass gives sizes, noise, and tick.
+    """What a level needs of its cell. A subclass gives sizes, make_layers, noise and tick.
 
     Args:
       config: a Config; level: its number, 0 at the bottom.
@@ -82,10 +83,27 @@ class Cell(tf.keras.layers.Layer):
       dtype: the policy of its layers.
     """
 
+    def __init__(self, config, level, context_size, obs_size, **kwargs):
+        super().__init__(**kwargs)
+        self.config, self.level = config, level
+        self.stoch_size, self.deter_size = self.sizes(config, level)
+        self.make_layers(context_size, obs_size)
+        self.built = True
+
     @classmethod
     def sizes(cls, config, level):
-        """The widths Z and H of z and h, as a State."""
+        """The widths Z and H of z and h, as a State. A cell without memory has H = 0."""
         raise NotImplementedError
+
+    def make_layers(self, context_size, obs_size):
+        """Makes the layers as attributes, each by self.add."""
+        raise NotImplementedError
+
+    def add(self, kind, inputs, *args, name, **kwargs):
+        """Makes a layer of a kind, such as Dense, with its variables for inputs [..., inputs]."""
+        layer = kind(*args, name=name, dtype=self.dtype_policy, **kwargs)
+        layer.build((None, inputs))
+        return layer
 
     def noise(self, seed, batch_size, ticks):
         """What the samples of N ticks are made from, [B, N, ...]: a function of the seed [2] alone."""
@@ -117,55 +135,60 @@ class Cell(tf.keras.layers.Layer):
             reset, inputs = inputs
             return self.tick(State(before.stoch * (1 - reset), before.deter), *inputs)
 
-        like = self.tick(state, *(x[0] for x in inputs))  # tf.scan wants the form of what it carries
+        like = self.tick(state, *(x[0] for x in inputs))  # tf.scan starts from a Level of this form
         first = tf.nest.map_structure(tf.zeros_like, like)._replace(**state._asdict())
         return tf.nest.map_structure(swap, tf.scan(step, (reset, inputs), first))
 
 
 class RSSMCell(Cell):
-    """The recurrent state space model (PlaNet, Hafner et al. 2019), in the context of a level above."""
+    """The recurrent state space model (PlaNet, Hafner et al. 2019), in the context of a level above.
 
-    def __init__(self, config, level, context_size, obs_size, **kwargs):
-        super().__init__(**kwargs)
-        self.config, self.level = config, level
-        self.stoch_size, self.deter_size = self.sizes(config, level)
-        embed_size = config.cell_embed_size
-
-        def dense(name, inputs, units, activation=None):
-            layer = Dense(units, activation, name=name, dtype=self.dtype_policy)
-            layer.build((None, inputs))
-            return layer
-
-        # A checkpoint's optimizer knows variables by the order in which they are made.
-        self.prior_input = dense("prior_input", self.stoch_size + context_size, embed_size, "relu")
-        self.gru = GRUCell(self.deter_size, reset_after=True, name="gru", dtype=self.dtype_policy)
-        self.gru.build((None, embed_size))
-        self.prior_hidden = dense("prior_hidden", self.deter_size, embed_size, "relu")
-        self.make_head("prior", dense)
-        self.posterior_input = dense("posterior_input", self.deter_size + obs_size, embed_size, "relu")
-        self.posterior_hidden = dense("posterior_hidden", embed_size, embed_size, "relu")
-        self.make_head("posterior", dense)
-        self.built = True
+    A subclass replaces the part that it changes: dense, the recurrence, or the distribution of z.
+    """
 
     @classmethod
     def sizes(cls, config, level):
         return State(config.stoch_sizes[level], config.deter_sizes[level])
 
+    def make_layers(self, context_size, obs_size):
+        # A checkpoint's optimizer knows variables by the order in which they are made.
+        embed_size = self.config.cell_embed_size
+        self.prior_input = self.dense("prior_input", self.stoch_size + context_size, embed_size, "relu")
+        self.make_recurrence(embed_size)
+        self.prior_hidden = self.dense("prior_hidden", self.deter_size, embed_size, "relu")
+        self.make_head("prior", embed_size)
+        self.posterior_input = self.dense(
+            "posterior_input", self.deter_size + obs_size, embed_size, "relu")
+        self.posterior_hidden = self.dense("posterior_hidden", embed_size, embed_size, "relu")
+        self.make_head("posterior", embed_size)
+
     def tick(self, state, context, noise, embedding=None):
         x = self.prior_input(tf.concat([state.stoch, context], -1))
-        deter = self.gru(x, state.deter)
+        deter = self.recur(x, state.deter)
         prior = posterior = self.head("prior", self.prior_hidden(deter))
         if embedding is not None:
             x = self.posterior_input(tf.concat([deter, embedding], -1))
             posterior = self.head("posterior", self.posterior_hidden(x))
         return Level(posterior.sample(noise), deter, prior, posterior)
 
-    # The distribution of z: what another one overrides.
+    def dense(self, name, inputs, units, activation=None):
+        """The layer of a name, from [..., inputs] to [..., units]."""
+        return self.add(Dense, inputs, units, activation, name=name)
 
-    def make_head(self, name, dense):
-        size = self.config.cell_embed_size
-        setattr(self, f"{name}_mean", dense(f"{name}_mean", size, self.stoch_size))
-        setattr(self, f"{name}_stddev", dense(f"{name}_stddev", size, self.stoch_size))
+    # The recurrence.
+
+    def make_recurrence(self, inputs):
+        self.gru = self.add(GRUCell, inputs, self.deter_size, reset_after=True, name="gru")
+
+    def recur(self, x, deter):
+        """The next h [B, H] from x [B, E] and the h before it."""
+        return self.gru(x, deter)
+
+    # The distribution of z, and the noise that it is sampled with.
+
+    def make_head(self, name, inputs):
+        setattr(self, f"{name}_mean", self.dense(f"{name}_mean", inputs, self.stoch_size))
+        setattr(self, f"{name}_stddev", self.dense(f"{name}_stddev", inputs, self.stoch_size))
 
     def head(self, name, hidden):
         """The distribution by its name, prior or posterior, from the last hidden layer [B, E]."""
@@ -184,9 +207,8 @@ class CategoricalRSSMCell(RSSMCell):
     def sizes(cls, config, level):
         return State(config.stoch_sizes[level] * config.cell_stoch_classes, config.deter_sizes[level])
 
-    def make_head(self, name, dense):
-        setattr(self, f"{name}_logits", dense(
-            f"{name}_logits", self.config.cell_embed_size, self.stoch_size))
+    def make_head(self, name, inputs):
+        setattr(self, f"{name}_logits", self.dense(f"{name}_logits", inputs, self.stoch_size))
 
     def head(self, name, hidden):
         logits = getattr(self, f"{name}_logits")(hidden)
@@ -204,8 +226,8 @@ CELLS = {cell.__name__: cell for cell in (RSSMCell, CategoricalRSSMCell)}
 
 
 # ------------------------------------------------------------------------------------- layers
-# Keras's, but in bfloat16 only the operands of products are rounded: states, biases and sums are
-# float32. (Keras would cast all that `call` sees; hence `__call__`.)
+# Keras's layers, but in bfloat16 only the operands of products are rounded: states, biases and sums
+# are float32. They define __call__, because Keras casts whatever it passes to call.
 
 
 class Dense(tf.keras.layers.Dense):
@@ -233,7 +255,7 @@ def product(x, kernel, dtype):
 
 
 def reshape_end(x, count, sizes, like=None):
-    """Gives x the sizes instead of its last `count` axes (or those of what it is like)."""
+    """x with other sizes in place of its last `count` axes. The other axes may be those of `like`."""
     leading = tf.shape(x if like is None else like)[:-count]
     return tf.reshape(x, tf.concat([leading, sizes], 0))
 
@@ -244,11 +266,11 @@ def swap(x):
 
 
 # -------------------------------------------------------------------------------------- noise
-# The same under XLA as without, which TensorFlow's own normal noise is not: both make the same bits.
+# TensorFlow's own normal noise differs under XLA. Ours does not, because both make the same random bits.
 
 
 def fold_in(seed, *numbers):
-    """A seed [2] made of another one and some numbers; statistically independent of both."""
+    """A seed [2] made of another seed and some numbers, as if drawn independently of both."""
     for number in numbers:
         seed = tf.stack([random_bits(seed, []), number])
     return seed
@@ -268,7 +290,10 @@ def uniform(seed, shape):
 
 
 def standard_normal(seed, shape):
-    """Standard normal float32 of a shape, by Box and Muller: tf.random.stateless_normal's on a CPU."""
+    """Standard normal float32 of a shape, by Box and Muller.
+
+    On a CPU the numbers are those of tf.random.stateless_normal, to rounding.
+    """
     size = tf.reduce_prod(shape)
     radius, angle = tf.unstack(uniform(seed, [2 * ((size + 3) // 4), 2]), axis=1)
     radius, angle = tf.sqrt(-2 * tf.math.log(radius)), 2 * np.pi * angle

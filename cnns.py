@@ -3,20 +3,21 @@
 For images of S pixels, 32 to 256, each has n = log2(S) - 2 convolutions of stride 2.
 """
 
+import functools
 import math
 
 import tensorflow as tf
 
 from cells import Dense
 
-REMAT_FRAMES = 500  # that are computed again at once
+REMAT_FRAMES = 500  # how many frames are recomputed at once
 
 
 class Encoder(tf.keras.layers.Layer):
     """Embeds every frame alone, then sums over the window of frames that a tick of a level covers.
 
-    Convolutions, kernel 4, give the embedding of level 0; dense layers on it give, frame by frame,
-    that of each level above.
+    Convolutions, kernel 4, give the embedding of level 0. Dense layers on the embedding of one level
+    give that of the level above, frame by frame.
 
     Args:
       config: a Config.
@@ -35,7 +36,7 @@ class Encoder(tf.keras.layers.Layer):
             layer.build((None, None, None, channels))
             self.convs.append(layer)
             channels = count
-        self.denses = []  # of each level above the bottom
+        self.denses = []  # a stack of layers for each level above the bottom
         for level in range(1, config.levels):
             sizes = [config.enc_dense_embed_size] * (config.enc_dense_layers - 1) + [self.embed_size]
             stack, inputs = [], self.embed_size
@@ -100,7 +101,7 @@ class Decoder(tf.keras.layers.Layer):
         self.dense.build((None, state_size))
         self.convs, channels = [], 4 * filters[0]
         for i, count in enumerate([*filters[1:], config.channels]):
-            activation = (lambda x: tf.tanh(self.bend(x))) if i == layers - 1 else leaky_relu
+            activation = None if i == layers - 1 else leaky_relu
             layer = ConvTranspose(count, 6 if i >= layers - 2 else 5, strides=2, activation=activation,
                                   name=f"conv_{i}", dtype=policy,
                                   kernel_initializer=initializer(config))
@@ -116,26 +117,25 @@ class Decoder(tf.keras.layers.Layer):
         frames = recomputed(self.decode, rows) if self.config.remat else self.decode(rows)
         return tf.reshape(frames, tf.concat([tf.shape(states)[:-1], frames.shape[1:]], 0))
 
+    def pixels(self, states):
+        """p(frame | states) for states [..., Z + H], as Pixels."""
+        return Pixels(self, states)
+
     def decode(self, states):
         """[N, Z + H] to [N, S, S, C]."""
         hidden = self.dense(states)[:, None, None]
         for conv in self.convs:
             hidden = conv(hidden)
-        return hidden
+        return tf.tanh(self.bend(hidden))
 
     def bend(self, x):
-        """What the last layer gives, before the tanh, where negative values may count less.
+        """The last layer's values before the tanh; dec_negative_slope multiplies those below 0.
 
-        No pixel is darker than 0. With a slope below 1, noise on what is black gets smaller by it, once
-        the values there are negative.
+        No pixel is darker than 0. Where values are negative, a slope below 1 makes their noise smaller,
+        and black backgrounds cleaner.
         """
         slope = self.config.dec_negative_slope
         return x if slope == 1 else tf.nn.leaky_relu(x, slope)
-
-    def log_prob(self, states, video):
-        """log p(frame | states) of Normal(decoded, dec_stddev), in nats: [..., Z + H] to [...]."""
-        squares = tf.reduce_sum(tf.math.squared_difference(self(states), video), [-3, -2, -1])
-        return self.log_normal(squares, math.prod(video.shape[-3:]))
 
     def log_normal(self, squares, pixels):
         """The log-density of so many pixels from the sum of their squared errors."""
@@ -143,34 +143,57 @@ class Decoder(tf.keras.layers.Layer):
         return -squares / (2 * stddev**2) - pixels * math.log(stddev * math.sqrt(2 * math.pi))
 
 
+class Pixels:
+    """p(frame | states) = Normal(mean, dec_stddev) for states [..., Z + H].
+
+    Frames are decoded when the first of mean and log_prob needs them, and once for both.
+    """
+
+    def __init__(self, decoder, states):
+        self.decoder, self.states = decoder, states
+
+    @functools.cached_property
+    def mean(self):
+        """The decoded frames: [..., S, S, C]."""
+        return self.decoder(self.states)
+
+    def log_prob(self, video):
+        """log p(frame | states) of video [..., S, S, C], in nats: [...]."""
+        squares = tf.reduce_sum(tf.math.squared_difference(self.mean, video), [-3, -2, -1])
+        return self.decoder.log_normal(squares, math.prod(video.shape[-3:]))
+
+
+ENCODERS, DECODERS = {"Encoder": Encoder}, {"Decoder": Decoder}  # encoder_type, decoder_type pick one
+
+
 def num_layers(config):
     return int(math.log2(config.image_size)) - 2
 
 
 def initializer(config):
-    """Of convolutions and the decoder's dense layer: Glorot and Bengio's (2010), times init_gain.
+    """The initializer of Glorot and Bengio (2010) for convolutions and the decoder's dense layer.
 
-    With a gain of 1, as published, each layer makes what differs between frames smaller, and what needs
-    all layers to agree, such as colours, may take very long to be learned.
+    init_gain multiplies the weights. With a gain of 1, as published, each layer shrinks the differences
+    between frames, and colours may take very long to be learned.
     """
     return tf.keras.initializers.VarianceScaling(config.init_gain**2, "fan_avg", "uniform")
 
 
 def recomputed(function, *inputs):
-    """function(*inputs) [N, ...] in chunks of rows, each computed again when its gradient is wanted."""
+    """function(*inputs) [N, ...] in chunks of rows. The gradient computes each chunk again."""
     function = tf.recompute_grad(function)
     rows = range(0, inputs[0].shape[0], REMAT_FRAMES)
     return tf.concat([function(*(x[i:i + REMAT_FRAMES] for x in inputs)) for i in rows], 0)
 
 
 def name_layers(owner, layers):
-    """Makes layers attributes by their names: tf.train.Checkpoint does not find them in lists."""
+    """Makes layers attributes by name, because tf.train.Checkpoint does not find them in lists."""
     for layer in layers:
         setattr(owner, layer.name, layer)
 
 
 # ------------------------------------------------------------------------------------- layers
-# Keras's, without padding. In bfloat16 only the operands of products are rounded (see cells.Dense).
+# Keras's layers, without padding. In bfloat16 only the operands of products are rounded, as in cells.py.
 
 
 def leaky_relu(x):

@@ -80,7 +80,9 @@ class Config:
         3, "dense layers between the embeddings of two levels", "model", min=0, max=100)
     enc_dense_embed_size: int = _key(
         1000, "width of the dense layers between embeddings", "model", min=1, max=2**16)
-    cell_type: str = _key("RSSMCell", "the cell of a level", "model")
+    cell_type: str = _key("RSSMCell", "the cell of a level, by its name in cells.CELLS", "model")
+    encoder_type: str = _key("Encoder", "the encoder, by its name in cnns.ENCODERS", "model")
+    decoder_type: str = _key("Decoder", "the decoder, by its name in cnns.DECODERS", "model")
     cell_stoch_size: int | list[int] = _key(
         20, "units of the stochastic state: a number, or one per level from the bottom", "model",
         min=1, max=2**16)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import kernels
 from cells import CELLS, State, fold_in
-from cnns import Decoder, Encoder, name_layers
+from cnns import DECODERS, ENCODERS, name_layers
 from config import check_use_obs, nearest, show
 from pixels import to_float
 from tools import UserError
@@ -22,6 +22,11 @@ Rollout = collections.namedtuple("Rollout", "video levels")
 Context = collections.namedtuple("Context", "states posterior prior")
 
 
+def over_videos(nats):
+    """Averages what nats() gives for each video, nested [B, ...], over the videos of this device."""
+    return tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), nats())
+
+
 class CWVAE(tf.keras.Model):
     """A Clockwork VAE. Level 0 is at the bottom; level l ticks once every strides[l] frames.
 
@@ -32,24 +37,22 @@ class CWVAE(tf.keras.Model):
 
     def __init__(self, config, action_size=0):
         super().__init__(name="cwvae")
+        del self.loss  # Keras sets it to None, which would hide our method.
         self.config, self.action_size = config, action_size
         policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
         form = kernels.fast_form if config.fast else lambda kind: kind
-        self.encoder = form(Encoder)(config, policy, name="encoder")
-        if config.cell_type not in CELLS:
-            raise UserError(f"cell_type: {show(config.cell_type)} is not one of {', '.join(CELLS)}; "
-                            f"nearest: {nearest(config.cell_type, CELLS)}")
-        cell = form(CELLS[config.cell_type])
+        self.encoder = form(named(config, "encoder_type", ENCODERS))(config, policy, name="encoder")
+        cell = form(named(config, "cell_type", CELLS))
         sizes = [sum(cell.sizes(config, level)) for level in range(config.levels)]
         self.cells = [
             cell(config, level, context_size=above + (action_size if level == 0 else 0),
                  obs_size=self.encoder.embed_size, name=f"level_{level}", dtype=policy)
             for level, above in enumerate([*sizes[1:], sizes[-1]])]
         name_layers(self, self.cells)
-        self.decoder = form(Decoder)(config, sizes[0], policy, name="decoder")
+        self.decoder = form(named(config, "decoder_type", DECODERS))(
+            config, sizes[0], policy, name="decoder")
         self.state_size = sizes[0]  # of level 0
         self.built = True
-        kernels.check(self.parts.values())
 
     @property
     def parts(self):
@@ -119,56 +122,53 @@ class CWVAE(tf.keras.Model):
         return Rollout(video, self.unroll(
             video.shape[1], states, noise, self.encoder(video), actions))
 
-    def nats(self, rollout):
-        """What the loss and the logs are made from: a dict of nats summed over frames, [B, ...]."""
-        return {term.name: term.nats(self, rollout) for term in TERMS} | {
-            name: tf.stack([tf.reduce_sum(value(level), 1) for level in rollout.levels], -1)
-            for name, value in SCALARS.items()}
-
-    def objective(self, nats, frames, step):
-        """The loss of so many frames at a step, from the averages over videos of self.nats.
-
-        Returns: the loss in nats per frame, and a dict of the scalars that are logged.
-        """
-        terms = {term.name: term.weight(self.config, step) * term.total(self.config, nats[term.name])
-                 / frames for term in TERMS}
-        scalars = {f"{name}__level_{level}": value / frames
-                   for name in SCALARS for level, value in enumerate(tf.unstack(nats[name]))}
-        loss = tf.add_n(list(terms.values()))
-        return loss, {"total_loss": loss, **terms, **scalars}
-
-    def update(self, optimizer, video, step, actions=None, nats=None):
-        """One training step on video [B, T, S, S, C], or on a replica's part of it.
+    def loss(self, rollout, step, average=over_videos, frames=None):
+        """The negative evidence lower bound, (nll + kl) / T, in nats per frame.
 
         Args:
-          step: int32 []; with config.seed it decides every random number.
-          nats: a compiled form of (video, noise, actions) -> self.nats(self.rollout(...)) to use.
+          rollout: a Rollout.
+          step: int32 []; the KL's weight rises over the first steps, where the config asks for that.
+          average: calls a function that gives nats of each video, [B, ...], and averages what it gives
+            over the videos of all devices.
+          frames: T; by default the frames of the rollout.
 
-        Returns: the scalars that are logged, the same on every replica.
+        Returns: the loss, and a dict of the scalars that are logged.
         """
-        batch, frames = video.shape[:2]
-        replicas, number = num_replicas()
-        noise = [x[number * batch:(number + 1) * batch] for x in self.noise(
-            tf.stack([self.config.seed, step]), batch * replicas, frames)]
-        nats = nats or (lambda video, noise, actions: self.nats(
-            self.rollout(video, noise, actions=actions)))
-        with tf.GradientTape() as tape:
-            # Free nats and KL balance act on averages over all videos, so replicas exchange these
-            # within the tape. The gradient of the exchange is a sum over replicas again.
-            averages = tf.nest.map_structure(
-                lambda x: tf.reduce_mean(x, 0) / replicas, nats(video, noise, actions))
-            loss, metrics = self.objective(sum_over_replicas(averages), frames, step)
-            loss /= replicas
-        variables = self.trainable_variables
-        gradients = sum_over_replicas(tape.gradient(
-            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO))
-        metrics["grad_norm"] = norm = tf.linalg.global_norm(gradients)
-        if self.config.clip_grad_norm_by is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_grad_norm_by, norm)
-        # Keras's optimizers sum over replicas too, what is the same on all of them already.
-        optimizer.apply([gradient / replicas for gradient in gradients], variables)
-        metrics["learning_rate"] = tf.convert_to_tensor(optimizer.learning_rate)
-        return metrics
+        config, frames = self.config, frames or rollout.video.shape[1]
+        clips = frames / config.seq_len  # The nats of free_nats and of the balance are a clip's.
+        share = config.kl_grad_post_perc
+
+        def of_each_video():  # nats: terms of the loss [B], and others by level [B, L]
+            video, levels = rollout
+            pixels = self.decoder.pixels(state_vector(levels[0]))  # p(video | states)
+            terms = {"nll_term": -tf.reduce_sum(pixels.log_prob(video), 1)}
+            # A term of your own is a line here. pixels.mean holds the decoded frames. For example:
+            # terms["memory_term"] = 1e-3 * tf.reduce_sum(levels[0].deter ** 2, [1, 2])
+            nats = {"avg_kl_prior_posterior": [level.posterior.kl(level.prior) for level in levels],
+                    "avg_entropy_prior": [level.prior.entropy() for level in levels],
+                    "avg_entropy_posterior": [level.posterior.entropy() for level in levels]}
+            if share is not None:
+                nats |= {"to_prior": [stopped(level.posterior).kl(level.prior) for level in levels],
+                         "to_posterior": [level.posterior.kl(stopped(level.prior)) for level in levels]}
+            return terms, {name: tf.stack([tf.reduce_sum(ticks, 1) for ticks in levels], -1)
+                           for name, levels in nats.items()}
+
+        terms, nats = average(of_each_video)
+        kl = nats["avg_kl_prior_posterior"]  # KL(posterior || prior) of each level, [L]
+        if share is not None:
+            kl = (1 - share) * nats["to_prior"] + tf.maximum(clips, share * nats["to_posterior"])
+        if config.free_nats is not None:
+            kl = tf.maximum(0.0, kl - tf.multiply(clips, config.free_nats))
+        if config.beta is not None:
+            kl *= config.beta
+        warmup = tf.minimum(1.0, tf.cast(step + 1, tf.float32) / max(1, config.beta_warmup_steps))
+        terms["kl_term"] = warmup * tf.reduce_sum(kl)
+
+        terms = {name: term / frames for name, term in terms.items()}
+        loss = tf.add_n(list(terms.values()))
+        scalars = {f"{name}__level_{level}": value / frames for name in nats if name.startswith("avg_")
+                   for level, value in enumerate(tf.unstack(nats[name]))}
+        return loss, {"total_loss": loss, **terms, **scalars}
 
     # ------------------------------------------------------------------------ open-loop prediction
 
@@ -218,64 +218,13 @@ class CWVAE(tf.keras.Model):
         return self.decoder(tf.concat([observed.posterior, states], 1))
 
 
-# ------------------------------------------------------------------------- the terms of the loss
-
-
-def nll(model, rollout):
-    """Minus the log-density of all pixels of each video: [B]."""
-    log_prob = model.decoder.log_prob(state_vector(rollout.levels[0]), rollout.video)
-    return -tf.reduce_sum(log_prob, 1)
-
-
-def kl(model, rollout):
-    """KL(posterior || prior) of each video and level: [B, 1, L].
-
-    Where its gradient is balanced, twice: as it reaches the prior alone, and the posterior: [B, 2, L].
-    """
-    def nats(posterior, prior):
-        return tf.reduce_sum(posterior.kl(prior), 1)
-
-    stop = tf.stop_gradient
-    per_level = [
-        [nats(level.posterior, level.prior)] if model.config.kl_grad_post_perc is None else [
-            nats(tf.nest.map_structure(stop, level.posterior), level.prior),
-            nats(level.posterior, tf.nest.map_structure(stop, level.prior))]
-        for level in rollout.levels]
-    return tf.transpose(tf.stack(per_level), [2, 1, 0])
-
-
-def total_kl(config, nats):
-    """The KL of all levels from its averages over videos, [1 or 2, L]: balanced, beyond free nats."""
-    levels = nats[0]
-    if config.kl_grad_post_perc is not None:
-        share = config.kl_grad_post_perc
-        levels = (1 - share) * nats[0] + tf.maximum(1.0, share * nats[1])
-    if config.free_nats is not None:
-        levels = tf.maximum(0.0, levels - config.free_nats)
-    return tf.reduce_sum(levels if config.beta is None else config.beta * levels)
-
-
-def kl_weight(config, step):
-    """Rises from 0 to 1 over the first beta_warmup_steps."""
-    return tf.minimum(1.0, tf.cast(step + 1, tf.float32) / max(1, config.beta_warmup_steps))
-
-
-# A term: the name it is logged by; nats(model, rollout), summed over frames, [B, ...]; what becomes of
-# their averages over videos, total(config, nats [...]); and weight(config, step).
-Term = collections.namedtuple(
-    "Term", "name nats total weight", defaults=[lambda config, nats: nats, lambda config, step: 1.0])
-
-TERMS = [
-    Term("nll_term", nll),
-    Term("kl_term", kl, total_kl, kl_weight),
-]
-
-# What else is logged, of each level: nats of its ticks, [B, N].
-SCALARS = {
-    "avg_kl_prior_posterior": lambda level: level.posterior.kl(level.prior),
-    "avg_entropy_prior": lambda level: level.prior.entropy(),
-    "avg_entropy_posterior": lambda level: level.posterior.entropy(),
-}
+def named(config, key, kinds):
+    """The class that a key of the config names. Raises UserError where there is none of this name."""
+    name = getattr(config, key)
+    if name not in kinds:
+        raise UserError(f"{key}: {show(name)} is not one of {', '.join(kinds)}; "
+                        f"nearest: {nearest(name, kinds)}")
+    return kinds[name]
 
 
 def adam(config):
@@ -290,6 +239,11 @@ def parameters_text(model):
     return f"Parameters: {model.count_params():,} ({parts})"
 
 
+def stopped(distribution):
+    """The same distribution; no gradient reaches its parameters."""
+    return tf.nest.map_structure(tf.stop_gradient, distribution)
+
+
 def state_vector(level):
     """[z, h] of every tick of a Level, or of a State: [..., Z + H]."""
     return tf.concat([level.stoch, level.deter], -1)
@@ -299,15 +253,18 @@ def last_state(level):
     return State(level.stoch[:, -1], level.deter[:, -1])
 
 
-def num_replicas():
-    """How many replicas there are, and the number of this one."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return 1, 0
-    return context.num_replicas_in_sync, context.replica_id_in_sync_group
+def in_chunks(observe, video, actions, states, noise, length):
+    """Observes a long video a stretch at a time, and yields a result for each stretch.
 
-
-def sum_over_replicas(parts):
-    if num_replicas()[0] == 1:
-        return parts
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, parts)
+    Args:
+      observe: from (video, noise, states, actions) of a stretch to its result and the States after it.
+      video: [B, T, ...]; actions: [B, T, A], or None.
+      states: a State per level, before the first frame.
+      noise: from the first frame of a stretch and its number of frames to its noise.
+      length: frames of a stretch, a multiple of the top level's frames per tick.
+    """
+    for start in range(0, video.shape[1], length):
+        piece = video[:, start:start + length]
+        result, states = observe(piece, noise(start, piece.shape[1]), states,
+                                 None if actions is None else actions[:, start:start + length])
+        yield result

@@ -1,13 +1,16 @@
-"""One device or many: which strategy to train with, and what part of a batch is whose."""
+"""One device or many: the training step, the strategy, and which part of a batch is whose."""
 
+import functools
 import json
 import os
+import sys
 
 import numpy as np
 import tensorflow as tf
 
 import kernels
 import startup
+from cwvae import over_videos
 from tools import UserError
 
 
@@ -51,7 +54,7 @@ def compiles(devices, model):
     a fast form are not compiled.
     """
     return startup.use_xla(model.config) and (
-        devices.replicas == 1 or all(type(cell) in kernels.FAST.values() for cell in model.cells))
+        devices.replicas == 1 or all(map(kernels.runs_fast, model.cells)))
 
 
 def devices_text(devices, model):
@@ -119,21 +122,84 @@ class Devices:
                 f"{steps[0]}; all workers need the same run directory on one file system")
 
     def training_step(self, model, optimizer):
-        """A function of video, step and actions that updates the model on all devices."""
+        """A function of video, step and actions that updates the model on all devices: see update."""
         jit = compiles(self, model)
         if self.replicas == 1:
-            return tf.function(
-                lambda video, step, actions: model.update(optimizer, video, step, actions),
-                jit_compile=jit, autograph=False)
-        nats = tf.function(lambda video, noise, actions: model.nats(
-            model.rollout(video, noise, actions=actions)), jit_compile=jit, autograph=False)
+            return tf.function(functools.partial(update, model, optimizer),
+                               jit_compile=jit, autograph=False)
+        compile_part = functools.partial(tf.function, jit_compile=jit, autograph=False)
+        # Keras would sum gradients over replicas once more.
+        optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
 
         @tf.function(autograph=False)
-        def update(video, step, actions):
+        def step_on_all(video, step, actions):
             metrics = self.strategy.run(
-                model.update, (optimizer, video, step, actions), {"nats": nats})
-            # The same on every replica.
+                update, (model, optimizer, video, step, actions), {"compile_part": compile_part})
+            # The metrics are the same on every replica.
             return {name: self.strategy.experimental_local_results(value)[0]
                     for name, value in metrics.items()}
 
-        return update
+        return step_on_all
+
+
+# ------------------------------------------------------------------------------- the training step
+
+
+def update(model, optimizer, video, step, actions=None, compile_part=lambda function: function):
+    """One training step on video [B, T, S, S, C], or on a replica's part of it.
+
+    Args:
+      step: int32 []; with the config's seed it decides every random number.
+      compile_part: compiles a function of this replica alone; replicas exchange numbers outside of it.
+
+    Returns: the scalars that are logged, the same on every replica.
+    """
+    config, (batch, frames) = model.config, video.shape[:2]
+    replicas, number = _replicas()
+    noise = model.noise(tf.stack([config.seed, step]), batch * replicas, frames)
+    noise = [x[number * batch:(number + 1) * batch] for x in noise]
+    with tf.GradientTape() as tape:
+        rollout = compile_part(model.rollout)(video, noise, actions=actions)
+        # Free nats and KL balance act on averages over all videos, so replicas exchange these within
+        # the tape. The gradient of the exchange is a sum over replicas again.
+        loss, metrics = model.loss(rollout, step, lambda nats: tf.nest.map_structure(
+            lambda x: x / replicas, _sum_over_replicas(over_videos(compile_part(nats)))))
+        loss /= replicas
+    variables = model.trainable_variables
+    gradients = _sum_over_replicas(_zeros_for_none(model, tape.gradient(loss, variables)))
+    metrics["grad_norm"] = norm = tf.linalg.global_norm(gradients)
+    if config.clip_grad_norm_by is not None:
+        gradients, _ = tf.clip_by_global_norm(gradients, config.clip_grad_norm_by, norm)
+    optimizer.apply(gradients, variables)
+    metrics["learning_rate"] = tf.convert_to_tensor(optimizer.learning_rate)
+    return metrics
+
+
+def _zeros_for_none(model, gradients):
+    """The gradients, with zeros for the variables that the loss does not depend on. Names these once."""
+    pairs = list(zip(gradients, model.trainable_variables, strict=True))
+    paths = {id(variable): f"{name}/{variable.path}" for name, part in model.parts.items()
+             for variable in part.trainable_variables}
+    unreached = ", ".join(paths[id(variable)] for gradient, variable in pairs if gradient is None)
+    if unreached and unreached not in _named_unreached:
+        _named_unreached.add(unreached)
+        print(f"The loss does not depend on {unreached}: training leaves these variables as they are.",
+              file=sys.stderr)
+    return [tf.zeros(variable.shape) if gradient is None else gradient for gradient, variable in pairs]
+
+
+_named_unreached = set()
+
+
+def _replicas():
+    """How many replicas there are, and the number of this one."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return 1, 0
+    return context.num_replicas_in_sync, context.replica_id_in_sync_group
+
+
+def _sum_over_replicas(parts):
+    if _replicas()[0] == 1:
+        return parts
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, parts)

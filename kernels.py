@@ -1,110 +1,49 @@
-"""Faster forms of the cell, the encoder and the decoder: the same functions of the same weights.
+"""A faster form of RSSMCell and of Adam: the same functions of the same weights, with their gradients.
 
-Nobody must read this to change the model: `fast: false` never comes here, a subclass has no fast form,
-and at the start every form is compared with the plain one (see check).
+Nobody must read this to change the model. `fast: false` never comes here, and an edit of the code that
+is repeated here is never ignored: see ties.py. The encoder and the decoder are in conv_kernels.py.
 """
 
 import collections
 import functools
-import math
 import sys
 
-import numpy as np
 import tensorflow as tf
 
 import startup
-from cells import Gaussian, Level, RSSMCell, State, product, swap
-from cnns import Decoder, Encoder, recomputed, sum_windows
+import ties
+from cells import Dense, Gaussian, GRUCell, Level, RSSMCell, product, swap
+from conv_kernels import FastDecoder, FastEncoder
 
-SLOPE = 0.2  # of every leaky ReLU
-COMPILED_SIZE = 64  # of a cell: compiling takes seconds that smaller ones do not win back
-BLOCK = 4  # pixels of a side of the blocks that frames are decoded in
-
-
-# -------------------------------------------------------------------------------- which form runs
-
-
-def fast_form(kind):
-    """The faster form of exactly this class; the class itself where it has none."""
-    return FAST.get(kind, kind)
-
-
-def check(parts):
-    """Compares the fast forms among parts of a model with the plain ones, on two ticks or frames.
-
-    Where they differ beyond rounding, the plain one was edited: it runs, and a line says so.
-    """
-    for part in parts:
-        fast = type(part)
-        if fast not in FAST.values():
-            continue
-        # What starts as a constant, such as a bias of zeros, would hide an edit that it is part of.
-        rng = np.random.default_rng(0)
-        values = [(variable, variable.numpy()) for variable in part.variables]
-        constants = [(variable, value) for variable, value in values if np.ptp(value) == 0]
-        for variable, value in constants:
-            variable.assign(rng.normal(size=value.shape) / 4)
-        try:
-            same = agrees(part, fast)
-        finally:
-            for variable, value in constants:
-                variable.assign(value)
-        if not same:
-            print(f"{part.name} runs in its plain form: it was edited, and its fast form was not. "
-                  f"(fast: false leaves out the comparison.)", file=sys.stderr)
-            become(part, fast.__base__)
-
-
-def agrees(part, fast):
-    """Whether the fast form of a part does what the plain one does, to rounding."""
-    try:
-        ours = part.trial()
-    except Exception:  # of whatever kind: it is made for layers that are not there, or of other shapes
-        return False
-    become(part, fast.__base__)
-    theirs = fast.trial(part)
-    become(part, fast)
-    return close(ours, theirs, part.config.precision)
-
-
-def become(part, kind):
-    """Makes a part one of another class: the weights stay, the methods change."""
-    object.__setattr__(part, "__class__", kind)
-
-
-def close(ours, theirs, precision):
-    """Whether nested tensors are equal to rounding, each relative to its greatest value."""
-    tolerance = 0.05 if precision == "bfloat16" else 1e-3
-    pairs = zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True)
-    return all(np.abs(a - b).max() <= tolerance * np.abs(b).max() for a, b in pairs)
-
-
-def trial_input(*shape):
-    return tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+COMPILED_SIZE = 64  # units of h; to compile the loops of a smaller cell takes longer than it saves
 
 
 # ----------------------------------------------------------------------------------- the recurrence
 
 
+@ties.repeats("cells.RSSMCell", "cells.Cell", "cells.Dense", "cells.GRUCell", "cells.Gaussian",
+              "cells.State", "cells.Level", "cells.product", "cells.reshape_end", "cells.swap")
 class FastRSSMCell(RSSMCell):
-    """An RSSMCell whose loop keeps what truly recurs, with a gradient of its own.
+    """An RSSMCell whose loop holds only what recurs, with a gradient of its own.
 
-    Only z_{t-1} and h_{t-1} are known one tick at a time. What the context and the embeddings
-    contribute is known for all ticks at once, so those products run outside the loop, and so does the
-    prior of a level that observes.
+    Only z_{t-1} and h_{t-1} are known one tick at a time. The context and the embeddings are known for
+    all ticks at once, so their products run outside the loop, and so does the prior of a level that
+    observes.
     """
 
-    def trial(self):
-        sizes = [self.stoch_size, self.deter_size]
-        state, noise = State(*(trial_input(1, n) for n in sizes)), trial_input(1, 2, self.stoch_size)
-        context, embedding = (
-            trial_input(1, 2, layer.kernel.shape[0] - n)
-            for layer, n in zip((self.prior_input, self.posterior_input), sizes, strict=True))
-        reset = tf.constant([0.0, 1.0])
-        return [self.scan(state, context, noise, reset, e) for e in (embedding, None)]
+    @property
+    def layers_as_built(self):
+        relu, linear = tf.keras.activations.relu, tf.keras.activations.linear
+        return [(self.gru, GRUCell, None, None)] + [
+            (layer, Dense, relu, None) for layer in (
+                self.prior_input, self.prior_hidden, self.posterior_input, self.posterior_hidden)] + [
+            (layer, Dense, linear, None) for layer in (
+                self.prior_mean, self.prior_stddev, self.posterior_mean, self.posterior_stddev)]
 
     def scan(self, state, context, noise, reset, embedding=None):
-        dtype = self.compute_dtype
+        if not ties.hold(self):
+            return super().scan(state, context, noise, reset, embedding)
+        dtype = self.prior_input.compute_dtype
         stoch_kernel, context_kernel = rows(self.prior_input, self.stoch_size)
         context_input = product(context, context_kernel, dtype) + self.prior_input.bias
         if embedding is None:
@@ -120,7 +59,7 @@ class FastRSSMCell(RSSMCell):
         weights = Weights(*map(tf.convert_to_tensor, [
             stoch_kernel, self.gru.kernel, self.gru.recurrent_kernel, self.gru.bias, head, *gaussian,
             *hidden]))
-        stoch, deter, mean, stddev = rollout(
+        stoch, deter, mean, stddev = run_ticks(
             state, context_input, head_input, noise, 1 - reset, weights, self.config.cell_min_stddev,
             dtype, compiled=compiles_loops(self))
         posterior = Gaussian(mean, stddev)
@@ -129,7 +68,8 @@ class FastRSSMCell(RSSMCell):
     def prior(self, deter):
         """p(z_t | h_t) of all ticks at once: [B, N, H] to a Gaussian."""
         kernel, bias = both_heads(self.prior_mean, self.prior_stddev)
-        mean, raw = tf.split(product(self.prior_hidden(deter), kernel, self.compute_dtype) + bias, 2, -1)
+        both = product(self.prior_hidden(deter), kernel, self.prior_mean.compute_dtype) + bias
+        mean, raw = tf.split(both, 2, -1)
         return Gaussian(mean, tf.nn.softplus(raw) + self.config.cell_min_stddev)
 
 
@@ -139,7 +79,7 @@ def compiles_loops(cell):
     On a CPU it is slow at convolutions, and fast at many small products and sums.
     """
     config = cell.config
-    return (type(cell) is FastRSSMCell and config.jit == "auto" and not startup.use_xla(config)
+    return (runs_fast(cell) and config.jit == "auto" and not startup.use_xla(config)
             and config.precision == "float32" and cell.deter_size >= COMPILED_SIZE)
 
 
@@ -158,7 +98,7 @@ def both_heads(mean, stddev):
     return kernel, bias
 
 
-# The weights of a rollout, float32: Z units of z, H of h, E of the dense layers.
+# The weights of run_ticks, float32: Z units of z, H of h, E of the dense layers.
 #   stoch [Z, E]: z_{t-1} in the prior's first layer.
 #   kernel [E, 3 H], recurrent [H, 3 H], bias [2, 3 H]: the GRU's.
 #   head [H, E]: h_t in the first layer on the way to z_t.
@@ -169,7 +109,7 @@ Weights = collections.namedtuple(
     defaults=(None, None))
 
 
-def rollout(state, context_input, head_input, noise, kept, weights, min_stddev, dtype, compiled=False):
+def run_ticks(state, context_input, head_input, noise, kept, weights, min_stddev, dtype, compiled=False):
     """Runs N ticks of z_t, h_t = cell(z_{t-1}, h_{t-1}).
 
     Args:
@@ -191,15 +131,17 @@ def rollout(state, context_input, head_input, noise, kept, weights, min_stddev, 
     forward, backward = (_forward_compiled, _backward_compiled) if compiled else (_forward, _backward)
 
     @tf.custom_gradient
-    def run(stoch, deter, context_input, head_input, *given):
-        w = Weights(*given)
+    def run(*inputs):
+        # Outside a function TensorFlow would differentiate the loop too, which XLA does not compile.
+        inputs = [tf.stop_gradient(x) for x in inputs]
+        (stoch, deter, context_input, head_input), w = inputs[:4], Weights(*inputs[4:])
         z, h, gaussian = forward(
             stoch, deter, context_input, head_input, noise, kept, w, min_stddev, dtype)
 
-        def gradient(dz, dh, dgaussian):
+        def gradient(*upstream):
             return backward(
                 stoch, deter, context_input, head_input, noise, kept, w, z, h, gaussian,
-                dz, dh, dgaussian, dtype)
+                *(tf.stop_gradient(x) for x in upstream), dtype)
 
         return (z, h, gaussian), gradient
 
@@ -332,6 +274,9 @@ class FastAdam(tf.keras.optimizers.Adam):
     """Adam with one operation a variable in place of a dozen, each of which reads and writes it."""
 
     def update_step(self, gradient, variable, learning_rate):
+        if self.amsgrad:
+            super().update_step(gradient, variable, learning_rate)
+            return
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, tf.float32)
         tf.raw_ops.ResourceApplyAdam(
@@ -341,311 +286,22 @@ class FastAdam(tf.keras.optimizers.Adam):
             beta2=self.beta_2, beta2_power=self.beta_2**step, epsilon=self.epsilon)
 
 
-# ------------------------------------------------------------------------------ encoder and decoder
+# -------------------------------------------------------------------------------- which form runs
 
+FAST = {fast.__base__: fast for fast in (FastRSSMCell, FastEncoder, FastDecoder)}
 
-class FastEncoder(Encoder):
-    """An Encoder in faster convolutions; nothing else needs the top level's last dense layer, which is
-    linear: it runs on the sums.
-    """
 
-    def trial(self):
-        size = self.config.image_size
-        return self(trial_input(1, 2, size, size, self.config.channels))
+def fast_form(kind):
+    """The faster form of exactly this class; the class itself where it has none, and once a line."""
+    if kind not in FAST and kind not in _said:
+        _said.add(kind)
+        print(f"{kind.__name__} runs as it is written: it has no faster form", file=sys.stderr)
+    return FAST.get(kind, kind)
 
-    def embed_ticks(self, hidden, stack, stride):
-        if not stack or stack is not self.denses[-1]:
-            return super().embed_ticks(hidden, stack, stride)
-        *early, late = stack
-        hidden, summed = super().embed_ticks(hidden, early, stride)
-        counts = sum_windows(tf.ones([1, hidden.shape[1], 1]), stride)
-        return hidden, product(summed, late.kernel, late.compute_dtype) + counts * late.bias
 
-    def convolve(self, frames):
-        first, second, *middle = self.convs[:-1]
-        if first.filters <= 8:  # more make plain convolutions as fast, or faster
-            frames = tf.cast(to_blocks(frames), first.compute_dtype)
-            frames = _leaky_relu(conv_of_blocks(frames, 2, *weights_of(first)))
-            frames = _leaky_relu(conv_of_blocks(frames, 1, *weights_of(second)))
-        else:
-            used = frames.shape[1] - 2  # the second layer does not see what comes of the last two pixels
-            frames = tf.cast(frames[:, :used, :used], first.compute_dtype)
-            frames = conv(conv(frames, *weights_of(first)), *weights_of(second))
-        for layer in middle:
-            frames = conv(frames, *weights_of(layer))
-        return tf.cast(conv_by_blocks(frames, *weights_of(self.convs[-1])), tf.float32)
+_said = set()
 
 
-class FastDecoder(Decoder):
-    """A Decoder in faster convolutions."""
-
-    def trial(self):
-        size = self.config.image_size
-        states = trial_input(1, 2, self.dense.kernel.shape[0])
-        video = trial_input(1, 2, size, size, self.config.channels)
-        return self(states), self.log_prob(states, video)
-
-    def decode(self, states):
-        frames = tf.cast(tf.tanh(self.decode_blocks(states)), tf.float32)
-        return tf.nn.depth_to_space(frames, BLOCK)
-
-    def decode_blocks(self, states):
-        """[N, Z + H] to frames before the tanh, in blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]."""
-        first, *middle, third, last = map(weights_of, self.convs)
-        hidden = dense_conv_transpose(
-            tf.cast(states, self.dense.compute_dtype), *weights_of(self.dense), *first)
-        hidden = _leaky_relu(hidden)
-        for weights in middle:
-            hidden = conv_transpose(hidden, *weights)
-        hidden = _leaky_relu(conv_transpose_to_blocks(hidden, 1, *third))
-        return self.bend(conv_transpose_to_blocks(hidden, 2, *last))
-
-    def log_prob(self, states, video):
-        rows = tf.reshape(states, [-1, states.shape[-1]])
-        decoded = recomputed(self.decode_blocks, rows) if self.config.remat else self.decode_blocks(rows)
-        video = to_blocks(tf.reshape(video, [-1, *video.shape[-3:]]))
-        squares = tf.reshape(squares_of_tanh(decoded, video), tf.shape(states)[:-1])
-        return self.log_normal(squares, math.prod(decoded.shape[1:]))
-
-
-FAST = {RSSMCell: FastRSSMCell, Encoder: FastEncoder, Decoder: FastDecoder}
-
-
-def to_blocks(frames):
-    """[N, S, S, C] to blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]: space_to_depth, on all cores."""
-    size, channels = frames.shape[2:]
-    frames = tf.reshape(frames, [-1, size // BLOCK, BLOCK, size // BLOCK, BLOCK, channels])
-    frames = tf.transpose(frames, [0, 1, 3, 2, 4, 5])
-    return tf.reshape(frames, [-1, size // BLOCK, size // BLOCK, BLOCK**2 * channels])
-
-
-def weights_of(layer):
-    """A layer's kernel and bias as operands of products."""
-    return [tf.cast(x, layer.compute_dtype) for x in (layer.kernel, layer.bias)]
-
-
-# The layers in the forms that measured best, each the same function of the same weights. The leaky ReLU
-# after a convolution is part of it: its gradient needs but the sign of its result, so its argument is
-# not kept. On a CPU, a gradient in TensorFlow's own form can cost ten times the product it comes from.
-
-
-@tf.custom_gradient
-def conv(x, kernel, bias):
-    """A convolution, stride 2, no padding, and a leaky ReLU.
-
-    Args:
-      x: [N, H, W, C].
-      kernel: [k, k, C, F].
-      bias: [F].
-
-    Returns: [N, (H - k) // 2 + 1, (W - k) // 2 + 1, F].
-    """
-    y = _leaky_relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias))
-
-    def gradient(dy):
-        dy = _leaky_relu_gradient(dy, y)
-        d_x = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1, 2, 2, 1],
-            padding="VALID")
-        return d_x, _filter_gradient(x, kernel, dy), _bias_gradient(dy)
-
-    return y, gradient
-
-
-@tf.custom_gradient
-def conv_by_blocks(x, kernel, bias):
-    """As conv, with a kernel of size 4, as one matrix product on blocks of 2 x 2 pixels.
-
-    Faster than TensorFlow's where the image is small and the channels are many. H and W are even.
-    """
-    channels, filters = kernel.shape[2:]
-    height, width = (n // 2 - 1 for n in x.shape[1:3])
-    corners = [(i, j) for i in range(2) for j in range(2)]
-
-    def swap(kernel):  # [block row, row, block column, column, ...], and back
-        return tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, filters]), [0, 2, 1, 3, 4, 5])
-
-    blocks = tf.nn.space_to_depth(x, 2)
-    windows = tf.concat([blocks[:, i:i + height, j:j + width] for i, j in corners], -1)
-    windows = tf.reshape(windows, [-1, 16 * channels])
-    product_kernel = tf.reshape(swap(kernel), [16 * channels, filters])
-    y = _leaky_relu(tf.nn.bias_add(tf.matmul(windows, product_kernel), bias))
-
-    def gradient(dy):
-        dy = _leaky_relu_gradient(tf.reshape(dy, [-1, filters]), y)
-        d_windows = tf.reshape(
-            tf.matmul(dy, product_kernel, transpose_b=True), [-1, height, width, 4, 4 * channels])
-        d_blocks = tf.add_n([
-            tf.pad(d_windows[..., 2 * i + j, :], [[0, 0], [i, 1 - i], [j, 1 - j], [0, 0]])
-            for i, j in corners])
-        d_kernel = tf.reshape(swap(tf.matmul(windows, dy, transpose_a=True)), kernel.shape)
-        return tf.nn.depth_to_space(d_blocks, 2), d_kernel, tf.reduce_sum(dy, 0)
-
-    return tf.reshape(y, [-1, height, width, filters]), gradient
-
-
-def dense_conv_transpose(x, dense_kernel, dense_bias, kernel, bias):
-    """A dense layer, then a transposed convolution of the one pixel that it gives.
-
-    Both are linear: one matrix product by the product of their kernels, where that is less work.
-
-    Args:
-      x: [N, S].
-      dense_kernel, dense_bias: [S, D] and [D].
-      kernel: [k, k, F, D], the layout of Conv2DTranspose.
-      bias: [F].
-
-    Returns: [N, k, k, F].
-    """
-    size, _, filters, channels = kernel.shape
-    kernel = tf.reshape(kernel, [-1, channels])
-    bias = tf.tile(bias, [size**2])
-    rows, inputs, outputs = x.shape[0] or 0, x.shape[1], kernel.shape[0]
-    at_once = inputs * channels * outputs + rows * inputs * outputs
-    one_by_one = rows * inputs * channels + rows * channels * outputs
-    if at_once < one_by_one:
-        joined = tf.concat([dense_kernel, dense_bias[None]], 0)
-        joined = tf.matmul(joined, kernel, transpose_b=True)
-        y, bias = tf.matmul(x, joined[:-1]), joined[-1] + bias
-    else:
-        y = tf.matmul(tf.nn.bias_add(tf.matmul(x, dense_kernel), dense_bias), kernel, transpose_b=True)
-    return tf.reshape(tf.nn.bias_add(y, bias), [-1, size, size, filters])
-
-
-@tf.custom_gradient
-def conv_transpose(x, kernel, bias):
-    """A transposed convolution, stride 2, no padding, and a leaky ReLU.
-
-    Args:
-      x: [N, H, W, C].
-      kernel: [k, k, F, C], the layout of Conv2DTranspose.
-      bias: [F].
-
-    Returns: [N, 2 (H - 1) + k, 2 (W - 1) + k, F].
-    """
-    height, width = (2 * (n - 1) + kernel.shape[0] for n in x.shape[1:3])
-    shape = [tf.shape(x)[0], height, width, kernel.shape[2]]
-    y = tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID")
-    y = _leaky_relu(tf.nn.bias_add(y, bias))
-    return y, lambda dy: _transpose_gradient(x, kernel, _leaky_relu_gradient(dy, y))
-
-
-def conv_of_blocks(x, block, kernel, bias):
-    """A convolution, kernel 4, stride 2, no padding, from blocks of pixels to blocks half as large.
-
-    Args:
-      x: [N, H, W, (2 b)^2 C], in blocks of 2 b x 2 b pixels.
-      block: b.
-      kernel: [4, 4, C, F].
-      bias: [F].
-
-    Returns: [N, H - 1, W - 1, b^2 F], in blocks of b x b pixels; pixels beyond the last whole block are
-    left out.
-    """
-    return _conv_of_stride_1(x, between_blocks(kernel, block, 2), tf.tile(bias, [block**2]))
-
-
-@tf.custom_gradient
-def _conv_of_stride_1(x, kernel, bias):
-    y = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "VALID"), bias)
-
-    def gradient(dy):
-        d_x = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1] * 4, padding="VALID")
-        return d_x, _filter_gradient(x, kernel, dy, 1), _bias_gradient(dy)
-
-    return y, gradient
-
-
-def conv_transpose_to_blocks(x, block, kernel, bias):
-    """A transposed convolution, kernel 6, stride 2, no padding, from blocks of pixels to larger ones.
-
-    Row a of block I, times row i of the kernel, adds to row 2 a + i of blocks I, I + 1, ...: a
-    transposed convolution of blocks, of stride 1, with many channels instead of few.
-
-    Args:
-      x: [N, H / b, W / b, b^2 C], in blocks of b x b pixels.
-      block: b.
-      kernel: [6, 6, F, C], the layout of Conv2DTranspose.
-      bias: [F].
-
-    Returns: [N, (H + 2) / b, (W + 2) / b, (2 b)^2 F], in blocks of 2 b x 2 b pixels.
-    """
-    kernel = between_blocks(kernel, block, (2 + block) // block)
-    return _conv_transpose_of_stride_1(x, kernel, tf.tile(bias, [4 * block**2]))
-
-
-@tf.custom_gradient
-def _conv_transpose_of_stride_1(x, kernel, bias):
-    border = [kernel.shape[0] - 1] * 2
-    flipped = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-    y = tf.nn.conv2d(x, flipped, 1, [[0, 0], border, border, [0, 0]])
-    return tf.nn.bias_add(y, bias), lambda dy: _transpose_gradient(x, kernel, dy, stride=1)
-
-
-def _transpose_gradient(x, kernel, dy, stride=2):
-    """The gradients of a transposed convolution's image, kernel and bias, no padding."""
-    return (tf.nn.conv2d(dy, kernel, stride, "VALID"), _filter_gradient(dy, kernel, x, stride),
-            _bias_gradient(dy))
-
-
-def between_blocks(kernel, block, size):
-    """The kernel of a stride of 2 pixels as one of a stride of 1 block.
-
-    Args:
-      kernel: [k, k, M, N].
-      block: b; those of N numbers a pixel have b x b pixels, those of M numbers twice as many each way.
-      size: of the new kernel.
-
-    Returns: [size, size, (2 b)^2 M, b^2 N].
-    """
-    double, (*_, outer, inner) = 2 * block, kernel.shape
-    moves = [[2 * a, size * double - kernel.shape[0] - 2 * a] for a in range(block)]
-    kernels = tf.stack([tf.stack([
-        tf.pad(kernel, [down, right, [0, 0], [0, 0]]) for right in moves]) for down in moves])
-    kernels = tf.reshape(kernels, [block, block, size, double, size, double, outer, inner])
-    kernels = tf.transpose(kernels, [2, 4, 3, 5, 6, 0, 1, 7])
-    return tf.reshape(kernels, [size, size, double**2 * outer, block**2 * inner])
-
-
-@tf.custom_gradient
-def squares_of_tanh(x, truth):
-    """The sum of squares of tanh(x) - truth; the difference is kept for its gradient.
-
-    Args:
-      x: [N, H, W, C].
-      truth: float32 [N, H, W, C].
-
-    Returns: float32 [N].
-    """
-    y = tf.tanh(x)
-    difference = tf.cast(y, tf.float32) - truth
-
-    def gradient(d_squares):
-        d_y = 2 * tf.reshape(d_squares, [-1, 1, 1, 1]) * difference
-        return tf.raw_ops.TanhGrad(y=y, dy=tf.cast(d_y, x.dtype)), -d_y
-
-    return tf.reduce_sum(difference**2, [1, 2, 3]), gradient
-
-
-def _leaky_relu(x):
-    return tf.nn.leaky_relu(x, SLOPE)
-
-
-def _leaky_relu_gradient(dy, y):
-    """From the gradient by the result y of a leaky ReLU, that by its argument."""
-    return tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=SLOPE)
-
-
-def _filter_gradient(x, kernel, dy, stride=2):
-    """The gradient of a convolution's kernel, no padding."""
-    return tf.raw_ops.Conv2DBackpropFilter(
-        input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=[1, stride, stride, 1],
-        padding="VALID")
-
-
-def _bias_gradient(dy):
-    if dy.shape[3] > 4 and dy.dtype == tf.float32:  # in bfloat16 it would add up in bfloat16
-        return tf.raw_ops.BiasAddGrad(out_backprop=dy)
-    # With few channels: over an image's pixels first, ten times faster than over all at once.
-    return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, dy.shape[3]]), 0), 0)
+def runs_fast(part):
+    """Whether the fast form of a part of a model runs. Says why not, where an edit is the reason."""
+    return type(part) in FAST.values() and ties.hold(part)

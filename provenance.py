@@ -11,7 +11,7 @@ from importlib import metadata
 from tools import UserError, save_json
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-MODEL = ("cells.py", "cnns.py", "cwvae.py", "kernels.py")
+MODEL = ("cells.py", "cnns.py", "cwvae.py", "kernels.py", "conv_kernels.py", "distribution.py")
 PACKAGES = ("tensorflow", "keras", "tf-keras", "tensorflow-probability", "numpy")
 
 

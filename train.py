@@ -33,17 +33,13 @@ import tqdm
 
 import data_loader
 import distribution
-import pictures
 import run_directory
 import runs
 import self_check
-from cells import fold_in
-from cwvae import CWVAE, adam, last_state, parameters_text
+from cwvae import CWVAE, adam, parameters_text
 from logger import Logger
+from validation import GIF_EXAMPLES, Means, Validation
 
-# What the seeds of validation are folded with, apart from any level's number.
-VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
-GIF_EXAMPLES, GIF_PREDICTED = 4, 100
 FEW_CLIPS = 100
 SHORTEST_INTERVAL = 50  # steps between two validations of a short run
 SIGNALS_EVERY = 10  # steps after which several workers ask each other for a signal
@@ -78,7 +74,9 @@ def run(config, devices, clips, validation_data, total, say):
         model = CWVAE(config, clips.action_size)
         optimizer = adam(config)
         optimizer.build(model.trainable_variables)
-        checkpoints = runs.Checkpoints(config.run_dir, model=model, optimizer=optimizer)
+        means = Means()
+        checkpoints = runs.Checkpoints(
+            config.run_dir, model=model, optimizer=optimizer, means=means)
         start = checkpoints.restore(config.init_from, say)
     devices.check_start(start)
     say(parameters_text(model))
@@ -93,7 +91,7 @@ def run(config, devices, clips, validation_data, total, say):
     validation = Validation(config, model, validation_data, config.batch_size // devices.replicas)
     try:
         stopped = train(
-            config, devices, clips, validation, model, optimizer, checkpoints, start, total)
+            config, devices, clips, validation, model, optimizer, means, checkpoints, start, total)
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         if devices.num_workers == 1:
             raise
@@ -139,19 +137,20 @@ def learning_rate(config, step, total):
     return config.lr * (1 - done if config.lr_schedule == "linear" else 1)
 
 
-def train(config, devices, clips, validation, model, optimizer, checkpoints, start, total):
+def train(config, devices, clips, validation, model, optimizer, means, checkpoints, start, total):
     """Trains from step `start` to `total`. Returns the number of the signal that stopped it, or 0."""
     update, compiles = devices.training_step(model, optimizer), distribution.compiles(devices, model)
     before = None  # the metrics of the step before: checked while a GPU computes this one
     with (tools.Interrupts() as interrupts, Progress(config, start, total, devices.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
         if devices.is_chief:
-            records = Records(config, validation, checkpoints, start, total, progress)
+            records = Records(config, validation, means, checkpoints, start, total, progress)
         for index, batch in batches:
             optimizer.learning_rate = learning_rate(config, index, total)
             with progress.first("training step", compiles):
                 metrics = update(devices.to_devices(batch["video"]), tf.constant(index),
                                  devices.to_devices(batch.get("actions")))
+            means.add(metrics)
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
             # Workers stop together, or the others would wait for the one that stops.
@@ -161,7 +160,7 @@ def train(config, devices, clips, validation, model, optimizer, checkpoints, sta
             if due - {"gifs"}:
                 stop_unless_finite(metrics, index, clips)
             if devices.is_chief:
-                records.write(due, step, batch, metrics)
+                records.write(due, step, batch)
             progress.advance(metrics)
             if stops:
                 return stops
@@ -183,17 +182,18 @@ def what_is_due(config, step, total, stops):
 class Records:
     """What the chief writes of a run: scalars, GIFs and checkpoints."""
 
-    def __init__(self, config, validation, checkpoints, start, total, progress):
+    def __init__(self, config, validation, means, checkpoints, start, total, progress):
         if not start:
             checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
         self._config, self._validation, self._checkpoints = config, validation, checkpoints
+        self._means = means
         self._logger = Logger(config.run_dir, start, config)
         self._unused, self._progress = UnusedLevels(total), progress
 
-    def write(self, due, step, batch, metrics):
-        """due: as of what_is_due. batch, metrics: of the step."""
+    def write(self, due, step, batch):
+        """due: as of what_is_due. batch: of the step."""
         if "scalars" in due:
-            self._scalars(step, metrics)
+            self._scalars(step)
         if "gifs" in due:
             self._gifs(step, batch)
         if "model" in due:
@@ -201,7 +201,8 @@ class Records:
         if "named model" in due:
             self._checkpoints.save_named(step)
 
-    def _scalars(self, step, metrics):
+    def _scalars(self, step):
+        metrics = self._means.take()
         with self._progress.first("validation", startup.use_xla(self._config)):
             scalars = self._validation.scalars(step)
         scalars |= {"learning_rate": metrics["learning_rate"]}
@@ -254,68 +255,6 @@ class UnusedLevels:
                 f"free_nats, or a smaller beta, may help.")
         self._said |= self._low & low
         self._low = low
-
-
-class Validation:
-    """Scalars and open-loop GIFs of validation videos.
-
-    rows: sequences at once; no more, and no more frames, than a device trains on.
-    """
-
-    def __init__(self, config, model, data, rows):
-        self.config, self.model, self.data = config, model, data
-        self.rows = rows
-        self.chunk = max(1, config.seq_len // config.strides[-1]) * config.strides[-1]
-        self._nats = tf.function(self._sum_nats, jit_compile=startup.use_xla(config))
-        self._open_loop = tf.function(model.open_loop, jit_compile=startup.use_xla(config))
-
-    def scalars(self, step):
-        """The scalars of training on num_val_batches batches of whole evaluation sequences.
-
-        All sequences there are, where that is fewer; each weighs as much as another.
-        """
-        config, total = self.config, []
-        count = min(len(self.data), config.num_val_batches * config.batch_size)
-        for first in range(0, count, config.batch_size):
-            batch = self.data.batch(first, min(config.batch_size, count - first))
-            seed = fold_in([config.seed, step], VALIDATION, first // config.batch_size)
-            total.append(self._batch_nats(batch, seed))
-        mean = tf.nest.map_structure(lambda *x: tf.add_n(x) / count, *total)
-        return self.model.objective(mean, config.eval_seq_len, step - 1)[1]
-
-    def _batch_nats(self, batch, seed):
-        """The nats of a batch, summed over its sequences; self.rows of them and a chunk at a time."""
-        size, pieces = len(batch["video"]), []
-        states = self.model.initial_states(size)
-        for start in range(0, self.config.eval_seq_len, self.chunk):
-            noise = self.model.noise(
-                fold_in(seed, start), size, min(self.chunk, self.config.eval_seq_len - start))
-            following = []
-            for row in range(0, size, self.rows):
-                rows = slice(row, row + self.rows)
-                video, actions = (x if x is None else x[rows, start:start + self.chunk]
-                                  for x in (batch["video"], batch.get("actions")))
-                nats, after = self._nats(video, *tf.nest.map_structure(
-                    lambda x, rows=rows: x[rows], (noise, states)), actions)
-                pieces.append(nats)
-                following.append(after)
-            states = tf.nest.map_structure(lambda *x: tf.concat(x, 0), *following)
-        return tf.nest.map_structure(lambda *x: tf.add_n(x), *pieces)
-
-    def _sum_nats(self, video, noise, states, actions):
-        rollout = self.model.rollout(video, noise, states, actions)
-        nats = tf.nest.map_structure(lambda x: tf.reduce_sum(x, 0), self.model.nats(rollout))
-        return nats, [last_state(level) for level in rollout.levels]
-
-    def gif(self, batch, step):
-        """The frames of a GIF: truth above open-loop prediction above error, a few examples."""
-        frames = self.config.open_loop_ctx + GIF_PREDICTED
-        video, actions = (
-            x if x is None else x[:GIF_EXAMPLES, :frames]
-            for x in (batch["video"], batch.get("actions")))
-        seed = fold_in([self.config.seed, step], OPEN_LOOP)
-        prediction = self._open_loop(video, self.config.open_loop_ctx, seed, actions)
-        return pictures.training_gif_frames(video, prediction.numpy())
 
 
 class Progress:

@@ -115,7 +115,7 @@ class VideoModel:
     def _nats_of_frames(self, rollout):
         """[B, T] nats of a Rollout."""
         frames = rollout.video.shape[1]
-        nats = -self.model.decoder.log_prob(state_vector(rollout.levels[0]), rollout.video)
+        nats = -self.model.decoder.pixels(state_vector(rollout.levels[0])).log_prob(rollout.video)
         for level, stride in zip(rollout.levels, self.config.strides, strict=True):
             kl = level.posterior.kl(level.prior)  # [B, N_l]
             covered = [min(stride, frames - start) for start in range(0, frames, stride)]

@@ -1,14 +1,21 @@
 """The model against the formulas in plain NumPy, and what must hold of its loss and gradients."""
 
+import inspect
+import textwrap
+
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 
+import conv_kernels
 import cwvae
 from cells import fold_in
 from config import Config
-from cwvae import CWVAE, SCALARS, last_state
+from cwvae import CWVAE, in_chunks, last_state, over_videos, state_vector
+from distribution import update
+from tools import UserError
+from validation import nats_of_videos
 
 SEED = tf.constant([0, 0])
 
@@ -37,15 +44,9 @@ def video(config, batch=2, frames=8, seed=0):
         0, 256, [batch, frames, config.image_size, config.image_size, config.channels], dtype=np.uint8)
 
 
-def averages(model, clip, actions=None):
-    """The averages over videos that the loss is made from."""
-    noise = model.noise(SEED, len(clip), clip.shape[1])
-    nats = model.nats(model.rollout(tf.constant(clip), noise, actions=actions))
-    return {name: tf.reduce_mean(value, 0) for name, value in nats.items()}
-
-
 def loss(model, clip, actions=None):
-    return model.objective(averages(model, clip, actions), clip.shape[1], tf.constant(0))
+    noise = model.noise(SEED, len(clip), clip.shape[1])
+    return model.loss(model.rollout(tf.constant(clip), noise, actions=actions), tf.constant(0))
 
 
 CASES = {
@@ -148,12 +149,11 @@ def test_the_loss_is_differentiated_right():
 def test_kl_balance_scales_each_distributions_own_gradient():
     # One level and one tick: the heads meet the KL nowhere but in their own distribution.
     def head_gradients(share):
-        model = build(tiny(levels=1, kl_grad_post_perc=share))
+        model = build(tiny(levels=1, kl_grad_post_perc=share, seq_len=1, eval_seq_len=8))
         clip = video(model.config, frames=1)
 
         def kl_alone():
-            nats = averages(model, clip) | {"nll_term": tf.zeros([])}
-            return model.objective(nats, 1, tf.constant(0))[0]
+            return loss(model, clip)[1]["kl_term"]
 
         assert float(share or 1) * float(kl_alone()) > 1  # above the floor of the posterior's term
         found = gradients(model, kl_alone)
@@ -167,11 +167,12 @@ def test_kl_balance_scales_each_distributions_own_gradient():
     np.testing.assert_allclose(balanced_posterior, 0.8 * posterior, rtol=1e-4, atol=1e-7)
 
 
-def objective(config, kl, nll=10.0, frames=2, step=0):
-    nats = {"nll_term": tf.constant(nll), "kl_term": tf.constant([kl, kl], tf.float32),
-            **{name: tf.zeros(len(kl)) for name in SCALARS}}
-    return {name: float(value) for name, value in CWVAE(config).objective(
-        nats, frames, tf.constant(step))[1].items()}
+def objective(config, kl, nll=10.0, frames=2, step=0, clip=2):
+    """The loss of so many frames from averages over videos, trained on clips of so many."""
+    names = ("avg_kl_prior_posterior", "to_prior", "to_posterior")
+    nats = {"nll_term": tf.constant(nll)}, {name: tf.constant(kl, tf.float32) for name in names}
+    return {name: float(value) for name, value in CWVAE(config.replace(seq_len=clip)).loss(
+        None, tf.constant(step), lambda _: nats, frames)[1].items()}
 
 
 def test_beta_free_nats_and_balance_follow_their_formulas():
@@ -184,6 +185,10 @@ def test_beta_free_nats_and_balance_follow_their_formulas():
     # (1 - a) KL + max(1, a KL)
     assert objective(tiny(kl_grad_post_perc=0.25), [2, 8])["kl_term"] == (1.5 + 1 + 6 + 2) / 2
     assert objective(tiny(), [3, 4])["total_loss"] == 8.5
+    # Free nats and the least KL are those of a clip: a video as long as three has three times as many.
+    for settings in (dict(free_nats=3.5), dict(kl_grad_post_perc=0.25)):
+        assert objective(tiny(**settings), [9, 12], nll=30.0, frames=6) == pytest.approx(
+            objective(tiny(**settings), [3, 4]))
     # The KL's weight rises to beta.
     warm = tiny(beta=0.5, beta_warmup_steps=4)
     assert [objective(warm, [3, 4], step=step)["kl_term"] for step in (0, 1, 3, 9)] == [
@@ -219,14 +224,18 @@ def test_a_video_in_chunks_equals_the_whole():
     model = build(tiny(levels=3, seq_len=14, cell_reset_state=True))
     clip = tf.constant(video(model.config, frames=14))
     noise = model.noise(SEED, 2, 14)
-    whole = model.nats(model.rollout(clip, noise))
-    parts, states = [], None
-    for start, stop in [(0, 8), (8, 12), (12, 14)]:
-        ticks = [slice(start // s, -(-stop // s)) for s in model.config.strides]
-        rollout = model.rollout(
-            clip[:, start:stop], [n[:, t] for n, t in zip(noise, ticks, strict=True)], states)
-        states = [last_state(level) for level in rollout.levels]
-        parts.append(model.nats(rollout))
+    whole = nats_of_videos(model, model.rollout(clip, noise))
+
+    def observe(video, noise, states, actions):
+        rollout = model.rollout(video, noise, states, actions)
+        return nats_of_videos(model, rollout), [last_state(level) for level in rollout.levels]
+
+    def noise_of(start, frames):
+        return [x[:, start // s:-(-(start + frames) // s)]
+                for x, s in zip(noise, model.config.strides, strict=True)]
+
+    parts = list(in_chunks(observe, clip, None, model.initial_states(2), noise_of, 8))
+    assert len(parts) == 2
     summed = tf.nest.map_structure(lambda *x: sum(x), *parts)
     for a, b in zip(tf.nest.flatten(whole), tf.nest.flatten(summed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
@@ -280,7 +289,8 @@ def test_a_clipped_update_has_the_norm_it_is_clipped_to():
     model = build(tiny(clip_grad_norm_by=0.5))
     before = [v.numpy() for v in model.trainable_variables]
     optimizer = tf.keras.optimizers.SGD(1.0)
-    metrics = model.update(optimizer, tf.constant(video(model.config)), 0)
+    optimizer.build(model.trainable_variables)
+    metrics = update(model, optimizer, tf.constant(video(model.config)), 0)
     moved = [v.numpy() - b for v, b in zip(model.trainable_variables, before, strict=True)]
     assert float(metrics["grad_norm"]) > 1
     np.testing.assert_allclose(tf.linalg.global_norm(moved), 0.5, rtol=1e-3)
@@ -293,19 +303,85 @@ def test_use_obs_hides_frames_from_prediction_and_not_from_training():
     assert not np.allclose(*(model.open_loop(tf.constant(clip), 4, SEED) for model in (hiding, seeing)))
 
 
-def test_a_term_of_the_loss_is_one_entry(monkeypatch):
-    def memory(model, rollout):
-        return tf.reduce_sum(rollout.levels[0].deter ** 2, [1, 2])
+EXAMPLE = 'terms["memory_term"] = 1e-3 * tf.reduce_sum(levels[0].deter ** 2, [1, 2])'
 
+
+def add_to_the_loss(monkeypatch, line):
+    """Puts a line into CWVAE.loss in the place of the example that its comment gives."""
+    source, made = textwrap.dedent(inspect.getsource(CWVAE.loss)), {}
+    assert source.count(f"# {EXAMPLE}\n") == 1
+    exec(source.replace(f"# {EXAMPLE}\n", f"{line}\n"), vars(cwvae), made)
+    monkeypatch.setattr(CWVAE, "loss", made["loss"])
+
+
+def test_a_term_of_the_loss_is_one_line(monkeypatch):
     model, clip = build(tiny()), video(tiny())
     before, _ = loss(model, clip)
-    monkeypatch.setattr(cwvae, "TERMS", [
-        *cwvae.TERMS, cwvae.Term("memory_term", memory, weight=lambda config, step: 0.5)])
+    add_to_the_loss(monkeypatch, EXAMPLE)
     after, metrics = loss(model, clip)
     level = model.rollout(tf.constant(clip), model.noise(SEED, 2, 8)).levels[0]
-    expected = 0.5 * np.mean(np.sum(np.square(level.deter), (1, 2))) / 8
+    expected = 1e-3 * np.mean(np.sum(np.square(level.deter), (1, 2))) / 8
     np.testing.assert_allclose(metrics["memory_term"], expected, rtol=1e-5)
-    np.testing.assert_allclose(after - before, expected, rtol=1e-3)
+    np.testing.assert_allclose(after - before, expected, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_term_sees_the_decoded_frames_and_they_are_decoded_once(fast, monkeypatch):
+    model, clip = build(tiny(fast=fast)), video(tiny())
+    owner = conv_kernels if fast else tf.nn
+    name, calls = "conv_transpose" if fast else "conv2d_transpose", []
+    plain = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *x: calls.append(1) or plain(*x))
+    before, _ = loss(model, clip)
+    alone = len(calls)
+    add_to_the_loss(monkeypatch, 'terms["bright_term"] = tf.reduce_sum(pixels.mean, [1, 2, 3, 4])')
+    after, metrics = loss(model, clip)
+    assert len(calls) == 2 * alone > 0
+    rollout = model.rollout(tf.constant(clip), model.noise(SEED, 2, 8))
+    expected = np.sum(model.decoder(state_vector(rollout.levels[0]))) / 2 / 8
+    np.testing.assert_allclose(metrics["bright_term"], expected, rtol=1e-3)
+    np.testing.assert_allclose(after - before, expected, rtol=1e-2)
+
+
+def test_the_loss_averages_once_over_whatever_videos_there_are():
+    model, clip = build(tiny(free_nats=2.0, kl_grad_post_perc=0.3)), tf.constant(video(tiny()))
+    noise, calls = model.noise(SEED, 2, 8), []
+    halves = [[x[i:i + 1] for x in noise] for i in range(2)]
+    parts = [nats_of_videos(model, model.rollout(clip[i:i + 1], halves[i])) for i in range(2)]
+    average = tf.nest.map_structure(lambda *x: tf.add_n(x)[0] / 2, *parts)
+    ours = model.loss(None, 0, lambda nats: calls.append(nats) or average, frames=8)[1]
+    theirs = model.loss(model.rollout(clip, noise), 0)[1]
+    assert len(calls) == 1 and ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5)
+    np.testing.assert_allclose(over_videos(lambda: tf.constant([1.0, 3.0])), 2)
+
+
+@pytest.mark.parametrize("key, word, near", [
+    ("cell_type", "RSMCell", "RSSMCell"), ("encoder_type", "encoders", "Encoder"),
+    ("decoder_type", "Coder", "Decoder")])
+def test_a_name_that_names_no_class_is_one_line(key, word, near):
+    with pytest.raises(UserError, match=f"{key}: '{word}' is not one of .*; nearest: {near}"):
+        CWVAE(tiny(**{key: word}))
+
+
+def test_a_layer_that_the_loss_does_not_reach_stays_as_it_is(monkeypatch, capsys):
+    model = build(tiny(fast=False))
+    model.cells[1].posterior_hidden.activation = tf.stop_gradient
+    reached = model.cells[1].posterior_hidden
+    before = [v.numpy() for v in model.trainable_variables]
+    optimizer = tf.keras.optimizers.SGD(1.0)
+    optimizer.build(model.trainable_variables)
+    for _ in range(2):
+        metrics = update(model, optimizer, tf.constant(video(model.config)), 0)
+    said = capsys.readouterr().err
+    assert said.count("The loss does not depend on ") == 1 and said.count("level_1/") == 4
+    assert np.isfinite(metrics["grad_norm"]) and reached.activation is tf.stop_gradient
+    moved = {id(v): not np.array_equal(v, b)
+             for v, b in zip(model.trainable_variables, before, strict=True)}
+    unreached = [reached, model.cells[1].posterior_input]
+    assert not any(moved[id(v)] for layer in unreached for v in layer.trainable_variables)
+    assert all(moved[id(v)] for v in model.decoder.convs[-1].trainable_variables)
 
 
 def test_last_state_is_the_last_tick():

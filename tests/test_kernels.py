@@ -1,4 +1,4 @@
-"""The fast forms against the plain ones: every value, every gradient; and no edit is lost on them."""
+"""The fast forms against the plain ones: every value, every gradient. (Edits: test_ties.py.)"""
 
 import glob
 
@@ -8,10 +8,11 @@ import tensorflow as tf
 from test_cwvae import SEED, build, tiny, video
 
 import cells
-import cnns
+import conv_kernels
 import kernels
 from config import load_config
 from cwvae import CWVAE, adam
+from validation import nats_of_videos
 from video_data import moving_digits
 
 
@@ -26,10 +27,10 @@ def loss_and_gradients(model, clip, actions=None):
     """What is logged of the loss, and its gradients."""
     with tf.GradientTape() as tape:
         rollout = model.rollout(clip, model.noise(SEED, *clip.shape[:2]), actions=actions)
-        nats = tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), model.nats(rollout))
-        loss, metrics = model.objective(nats, clip.shape[1], tf.constant(0))
-    return metrics, tape.gradient(
-        loss, model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        loss, metrics = model.loss(rollout, tf.constant(0))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    return metrics, [tf.zeros(v.shape) if gradient is None else gradient
+                     for gradient, v in zip(gradients, model.trainable_variables, strict=True)]
 
 
 def value_and_gradients(model, clip, actions=None):
@@ -136,96 +137,36 @@ def cosine(a, b):
 
 
 @pytest.mark.parametrize("path", sorted(glob.glob("configs/**/*.yml", recursive=True)))
-def test_every_config_trains_alike_in_both_forms(path):
+def test_every_config_trains_and_predicts_alike_in_both_forms(path, monkeypatch):
     # As in the file, but narrow and short: what is left are its levels, factors, layers and loss.
     config = load_config(path, dict(
         channels_mult=1 / 32, cell_stoch_size=3, cell_deter_size=5, cell_embed_size=4,
         enc_dense_embed_size=6))
+    monkeypatch.setattr("kernels.COMPILED_SIZE", 1)  # Loops are compiled, as at full size.
     frames = 1 + config.strides[-1]
     clip = tf.constant(video(config, 1, frames))
     found = []
     for model in both(config):
         with tf.GradientTape() as tape:
-            nats = model.nats(model.rollout(clip, model.noise(SEED, 1, frames)))
-            loss = tf.add_n([tf.reduce_sum(value) for value in nats.values()])
-        found.append([loss, *tape.gradient(loss, model.trainable_variables)])
+            nats = nats_of_videos(model, model.rollout(clip, model.noise(SEED, 1, frames)))
+            loss = tf.add_n([tf.reduce_sum(value) for value in tf.nest.flatten(nats)])
+        found.append([loss, *tape.gradient(loss, model.trainable_variables),
+                      model.open_loop(clip, config.strides[-1], SEED)])
     assert_close(*found, 3e-4)
 
 
-# ------------------------------------------------------------------------------- what was edited
-
-
-class EditedCell(cells.RSSMCell):
-    def tick(self, *inputs):
-        level = super().tick(*inputs)
-        return level._replace(deter=level.deter / 2)
-
-
-def test_a_subclass_has_no_fast_form(monkeypatch):
-    monkeypatch.setitem(cells.CELLS, "RSSMCell", EditedCell)
-    assert {type(cell) for cell in CWVAE(tiny()).cells} == {EditedCell}
-
-
-def plain_parts(model):
-    return {name for name, part in model.parts.items() if type(part) in kernels.FAST}
-
-
-def test_nothing_is_said_where_nothing_was_edited(capsys):
-    assert not plain_parts(CWVAE(tiny())) and not plain_parts(CWVAE(tiny(precision="bfloat16")))
-    assert capsys.readouterr().err == ""
-
-
-def test_an_edited_tick_runs_and_a_line_says_so(monkeypatch, capsys):
-    tick = cells.RSSMCell.tick
-    monkeypatch.setattr(cells.RSSMCell, "tick", lambda *inputs: tick(*inputs)._replace(
-        deter=tick(*inputs).deter / 2))
-    model = CWVAE(tiny())
-    assert plain_parts(model) == {"level_0", "level_1"}
-    assert capsys.readouterr().err.count("runs in its plain form: it was edited") == 2
-    clip = video(model.config)
-    plain = build(tiny(fast=False))
-    assert_close(value_and_gradients(build(tiny()), tf.constant(clip)),
-                 value_and_gradients(plain, tf.constant(clip)), 3e-4)
-
-
-def test_an_edited_tick_of_other_layers_runs(monkeypatch, capsys):
-    make, head = cells.RSSMCell.__init__, cells.RSSMCell.head
-
-    def without(self, *args, **kwargs):
-        make(self, *args, **kwargs)
-        del self.posterior_hidden
-
-    def tick(self, state, context, noise, embedding=None):
-        deter = self.gru(self.prior_input(tf.concat([state.stoch, context], -1)), state.deter)
-        prior = head(self, "prior", self.prior_hidden(deter))
-        return cells.Level(prior.sample(noise), deter, prior, prior)
-
-    monkeypatch.setattr(cells.RSSMCell, "__init__", without)
-    monkeypatch.setattr(cells.RSSMCell, "tick", tick)
-    assert plain_parts(CWVAE(tiny())) == {"level_0", "level_1"}
-
-
-@pytest.mark.parametrize("where, edit, parts", [
-    (cells.GRUCell, lambda plain: lambda self, x, h: plain(self, x, h) + self.bias[0, :h.shape[1]],
-     {"level_0", "level_1"}),  # by a bias that starts as zeros
-    (cnns.Conv, lambda plain: lambda self, x: tf.nn.relu(plain(self, x)), {"encoder"}),
-    (cnns.ConvTranspose, lambda plain: lambda self, x: 2 * plain(self, x), {"decoder"}),
-    (cells.Dense, lambda plain: lambda self, x: tf.tanh(plain(self, x)),
-     {"encoder", "level_0", "level_1", "decoder"})])
-def test_an_edited_layer_runs(where, edit, parts, monkeypatch):
-    monkeypatch.setattr(where, "__call__", edit(where.__call__))
-    assert plain_parts(CWVAE(tiny())) == parts
-
-
-def test_the_comparison_leaves_the_weights_as_they_were():
-    fast, plain = (build_only(fast) for fast in (True, False))
-    for a, b in zip(fast.trainable_variables, plain.trainable_variables, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def build_only(fast):
-    tf.keras.utils.set_random_seed(0)
-    return CWVAE(tiny(fast=fast))
+@pytest.mark.parametrize("name", cells.CELLS)
+def test_every_cell_trains_and_predicts_outside_a_function(name, monkeypatch):
+    """As in a notebook, loops compiled where the cell has a fast form; also twice under one tape."""
+    monkeypatch.setattr("kernels.COMPILED_SIZE", 1)
+    config = tiny(cell_type=name, cell_stoch_classes=3, levels=3)
+    model, clip = build(config), tf.constant(video(config, 1, 8))
+    with tf.GradientTape(persistent=True) as tape:
+        loss, _ = model.loss(model.rollout(clip, model.noise(SEED, 1, 8)), 0)
+        inside = tape.gradient(loss, model.trainable_variables)
+    step = tf.function(loss_and_gradients, autograph=False)
+    assert_close(inside, step(model, clip)[1], 3e-4)
+    assert np.all(np.isfinite(model.open_loop(clip, 4, SEED)))
 
 
 # ------------------------------------------------------------------------------------- layers
@@ -255,7 +196,7 @@ def plain_conv_transpose(x, kernel, bias):
 @pytest.mark.parametrize("extra", [0, 1])
 def test_conv_transpose_equals_tensorflows(size, kernel, filters, channels, extra):
     assert_same_function(
-        kernels.conv_transpose,
+        conv_kernels.conv_transpose,
         lambda x, k, b: tf.nn.leaky_relu(plain_conv_transpose(x, k, b), 0.2),
         [random(2, size, size + extra, channels), random(kernel, kernel, filters, channels),
          random(filters)])
@@ -264,7 +205,7 @@ def test_conv_transpose_equals_tensorflows(size, kernel, filters, channels, extr
 @pytest.mark.parametrize("rows", [2, 40])  # two products, and one
 def test_dense_conv_transpose_equals_its_layers(rows):
     assert_same_function(
-        kernels.dense_conv_transpose,
+        conv_kernels.dense_conv_transpose,
         lambda x, dense, b1, k, b2: plain_conv_transpose((x @ dense + b1)[:, None, None], k, b2),
         [random(rows, 3), random(3, 6) / 3, random(6), random(5, 5, 2, 6) / 3, random(2)])
 
@@ -273,8 +214,8 @@ def test_dense_conv_transpose_equals_its_layers(rows):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_two_conv_transposes_in_blocks_equal_tensorflows(height, width, channels):
     def blocks(x, k1, b1, k2, b2):
-        hidden = tf.nn.leaky_relu(kernels.conv_transpose_to_blocks(x, 1, k1, b1), 0.2)
-        return tf.nn.depth_to_space(kernels.conv_transpose_to_blocks(hidden, 2, k2, b2), 4)
+        hidden = tf.nn.leaky_relu(conv_kernels.conv_transpose_to_blocks(x, 1, k1, b1), 0.2)
+        return tf.nn.depth_to_space(conv_kernels.conv_transpose_to_blocks(hidden, 2, k2, b2), 4)
 
     def plain(x, k1, b1, k2, b2):
         return plain_conv_transpose(tf.nn.leaky_relu(plain_conv_transpose(x, k1, b1), 0.2), k2, b2)
@@ -287,15 +228,16 @@ def test_two_conv_transposes_in_blocks_equal_tensorflows(height, width, channels
 
 def test_squares_of_tanh_equal_tensorflows():
     assert_same_function(
-        kernels.squares_of_tanh, lambda x, truth: tf.reduce_sum((tf.tanh(x) - truth) ** 2, [1, 2, 3]),
+        conv_kernels.squares_of_tanh,
+        lambda x, truth: tf.reduce_sum((tf.tanh(x) - truth) ** 2, [1, 2, 3]),
         [random(2, 3, 4, 5), random(2, 3, 4, 5)[::-1]])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_two_convolutions_of_blocks_equal_tensorflows(channels):
     def blocks(x, k1, b1, k2, b2):
-        hidden = kernels.conv_of_blocks(tf.nn.space_to_depth(x, 4), 2, k1, b1)
-        return kernels.conv_of_blocks(hidden, 1, k2, b2)
+        hidden = conv_kernels.conv_of_blocks(tf.nn.space_to_depth(x, 4), 2, k1, b1)
+        return conv_kernels.conv_of_blocks(hidden, 1, k2, b2)
 
     def plain(x, k1, b1, k2, b2):
         return tf.nn.conv2d(tf.nn.conv2d(x, k1, 2, "VALID") + b1, k2, 2, "VALID") + b2
@@ -306,7 +248,7 @@ def test_two_convolutions_of_blocks_equal_tensorflows(channels):
 
 
 @pytest.mark.parametrize("height, width, channels, filters", [(6, 6, 3, 2), (4, 10, 1, 5)])
-@pytest.mark.parametrize("ours", [kernels.conv, kernels.conv_by_blocks])
+@pytest.mark.parametrize("ours", [conv_kernels.conv, conv_kernels.conv_by_blocks])
 def test_convolutions_equal_tensorflows(ours, height, width, channels, filters):
     assert_same_function(
         ours,

@@ -18,6 +18,7 @@ import train
 from config import Config, load_config
 from cwvae import CWVAE
 from flags import parse_train_flags
+from validation import Validation
 
 
 def test_a_run_leaves_what_the_readme_names(run_dir):
@@ -321,7 +322,7 @@ def test_validation_does_not_depend_on_its_pieces_and_weighs_by_videos(workplace
             (10, 3, 3, 2, True)]:
         changed = config.replace(
             seq_len=seq_len, batch_size=batch_size, num_val_batches=batches, jit=jit)
-        values.append(train.Validation(changed, model, FiveVideos(), rows).scalars(1))
+        values.append(Validation(changed, model, FiveVideos(), rows).scalars(1))
     for other in values[1:]:
         for name in values[0]:
             np.testing.assert_allclose(values[0][name], other[name], rtol=1e-4)
@@ -337,7 +338,7 @@ def test_noise_is_the_same_compiled_and_not(workplace):
         optimizer = tf.keras.optimizers.SGD(1e-5)
         optimizer.build(model.trainable_variables)
         step = distribution.Devices(tf.distribute.get_strategy(), 2).training_step(model, optimizer)
-        validation = train.Validation(config, model, FiveVideos(), 2)
+        validation = Validation(config, model, FiveVideos(), 2)
         batch = FiveVideos().batch(0, 2)
         found.append([step(batch["video"], tf.constant(7), None), validation.scalars(1),
                       validation._open_loop(batch["video"], 4, tf.constant([0, 1]), None)])

@@ -76,8 +76,7 @@ def test_long_videos_are_observed_in_pieces_of_the_same_numbers(model, video, mo
 def test_surprise_is_the_loss_of_training(model, video):
     seeds = [fold_in([5, 0], number) for number in range(3)]
     noise = noise_of_videos(model.model, seeds, 0, 1, 11)
-    nats = model.model.nats(model.model.rollout(video, noise))
-    loss, _ = model.model.objective({name: tf.reduce_mean(x, 0) for name, x in nats.items()}, 11, 0)
+    loss, _ = model.model.loss(model.model.rollout(video, noise), 0)
     surprise = model.surprise(video, seed=5)
     assert surprise.shape == (3, 11)
     np.testing.assert_allclose(surprise.mean(), loss, rtol=1e-5)

@@ -1,0 +1,121 @@
+"""The scalars that a run logs: means over the steps of training, and those of validation videos."""
+
+import tensorflow as tf
+
+import pictures
+import startup
+from cells import fold_in
+from cwvae import in_chunks, last_state, over_videos
+
+# The seeds of validation are folded with these. No level has such a number.
+VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
+GIF_EXAMPLES, GIF_PREDICTED = 4, 100
+
+
+class Means(tf.Module):
+    """The mean of each scalar over the steps since it was last taken; of the learning rate, the last.
+
+    The sums are variables on the device. A checkpoint that holds this object holds them too.
+    """
+
+    LAST = ("learning_rate",)
+
+    def add(self, metrics):
+        """Adds the scalars of a step: a dict of tensors []."""
+        for name in metrics:
+            if not hasattr(self, _variable(name)):
+                # Restored as it is made, where the checkpoint that was restored holds it.
+                setattr(self, _variable(name), tf.Variable([0.0, 0.0]))  # the sum, and of how many
+        self._add(dict(metrics))
+
+    @tf.function(autograph=False)
+    def _add(self, metrics):
+        for name, value in metrics.items():
+            total = getattr(self, _variable(name))
+            total.assign(tf.stack([value, 1.0]) + (0.0 if name in self.LAST else total))
+
+    def take(self):
+        """The means, a dict of float32, and begins anew."""
+        means = {}
+        for key, variable in vars(self).items():
+            if isinstance(variable, tf.Variable):
+                total, count = variable.numpy()
+                if count:
+                    means[key.removeprefix(_variable(""))] = total / count
+                variable.assign([0.0, 0.0])
+        return means
+
+
+def _variable(name):
+    return f"sum_of_{name}"
+
+
+class Validation:
+    """Scalars and open-loop GIFs of validation videos.
+
+    Args:
+      config: a Config; model: a CWVAE; data: data_loader.Sequences.
+      rows: how many sequences are observed at once. No more frames than in a step of training are.
+    """
+
+    def __init__(self, config, model, data, rows):
+        self.config, self.model, self.data = config, model, data
+        self.rows = rows
+        self.chunk = max(1, config.seq_len // config.strides[-1]) * config.strides[-1]
+        self._observe = tf.function(self._sum_nats, jit_compile=startup.use_xla(config))
+        self._open_loop = tf.function(model.open_loop, jit_compile=startup.use_xla(config))
+
+    def scalars(self, step):
+        """The scalars of CWVAE.loss, over num_val_batches batches of whole evaluation sequences.
+
+        Where there are fewer sequences, all of them count. Each weighs as much as another.
+        """
+        config, total = self.config, []
+        count = min(len(self.data), config.num_val_batches * config.batch_size)
+        for first in range(0, count, config.batch_size):
+            batch = self.data.batch(first, min(config.batch_size, count - first))
+            seed = fold_in([config.seed, step], VALIDATION, first // config.batch_size)
+            total += self._nats_of_batch(batch, seed)
+        mean = tf.nest.map_structure(lambda *x: tf.add_n(x) / count, *total)
+        return self.model.loss(None, step - 1, lambda _: mean, config.eval_seq_len)[1]
+
+    def _nats_of_batch(self, batch, seed):
+        """Yields the nats of a batch in pieces: some of its sequences, a chunk of frames at a time."""
+        size = len(batch["video"])
+        for row in range(0, size, self.rows):
+            rows = slice(row, row + self.rows)
+            video, actions = (x if x is None else x[rows, :self.config.eval_seq_len]
+                              for x in (batch["video"], batch.get("actions")))
+
+            def noise(start, frames, rows=rows):
+                return [x[rows] for x in self.model.noise(fold_in(seed, start), size, frames)]
+
+            yield from in_chunks(self._observe, video, actions,
+                                 self.model.initial_states(len(video)), noise, self.chunk)
+
+    def _sum_nats(self, video, noise, states, actions):
+        rollout = self.model.rollout(video, noise, states, actions)
+        nats = tf.nest.map_structure(lambda x: tf.reduce_sum(x, 0), nats_of_videos(self.model, rollout))
+        return nats, [last_state(level) for level in rollout.levels]
+
+    def gif(self, batch, step):
+        """The frames of a GIF of a few examples: truth above open-loop prediction above error."""
+        frames = self.config.open_loop_ctx + GIF_PREDICTED
+        video, actions = (
+            x if x is None else x[:GIF_EXAMPLES, :frames]
+            for x in (batch["video"], batch.get("actions")))
+        seed = fold_in([self.config.seed, step], OPEN_LOOP)
+        prediction = self._open_loop(video, self.config.open_loop_ctx, seed, actions)
+        return pictures.training_gif_frames(video, prediction.numpy())
+
+
+def nats_of_videos(model, rollout):
+    """The nats of each video of a Rollout that CWVAE.loss is made from, nested [B, ...]."""
+    found = []
+
+    def keep(nats):
+        found.append(nats())
+        return over_videos(lambda: found[0])
+
+    model.loss(rollout, 0, keep)
+    return found[0]

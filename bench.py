@@ -4,14 +4,15 @@
     bench.py eval    open-loop prediction with 1, 10 and 100 samples, and the metrics
     bench.py data    the input pipeline alone
 
-With --plain, the plain forms (`fast: false`, float32, not compiled) run beside it, alternating, and the
-ratio of the two is taken pair by pair: it holds where a machine's speed drifts.
+With --plain, the plain forms (`fast: false`, float32, not compiled) run in turn with it, and the ratio
+of the two is taken pair by pair, so that it holds where a machine's speed drifts. train and eval take
+every key of the config as a flag, such as --cell-type.
 """
 
 import argparse
 
 import tools
-from flags import Parser, whole_number
+from flags import Parser, add_config_flags, config_values, whole_number
 
 
 def parse_flags():
@@ -34,20 +35,15 @@ def parse_flags():
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
         command.add_argument("--runs", type=whole_number("runs", 1), default=7,
                              help="timed runs of each (default: 7)")
-        command.add_argument("--precision", help="float32 or bfloat16 (default: the config's)")
-        command.add_argument("--jit", help="auto, true or false (default: the config's)")
         if name == "eval":
             command.add_argument("--samples", type=whole_number("samples", 1), nargs="+",
                                  default=[1, 10, 100], metavar="N",
                                  help="predictions of the video (default: 1 10 100)")
         command.add_argument("--plain", action="store_true", help="time the plain form too")
         if name == "train":
-            command.add_argument("--batch-size", type=whole_number("batch_size", 1),
-                                 help="clips (default: the config's)")
-            command.add_argument("--image-size", type=int, help="pixels (default: the config's)")
-            command.add_argument("--remat", action="store_true", help="as the config's key")
             command.add_argument("--only", choices=["step"], help="time the whole step alone")
             command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
+        add_config_flags(command)
     return parser.parse_args()
 
 
@@ -117,13 +113,7 @@ def machine():
 
 
 def configure(flags):
-    overrides = {name: getattr(flags, name) for name in ("batch_size", "precision", "image_size")
-                 if getattr(flags, name, None) is not None}
-    if flags.jit:
-        overrides["jit"] = {"true": True, "false": False}.get(flags.jit, flags.jit)
-    if getattr(flags, "remat", False):
-        overrides["remat"] = True
-    return load_config(flags.config, overrides)
+    return load_config(flags.config, config_values(vars(flags)))
 
 
 def compiled(function, config):

@@ -48,6 +48,15 @@ def parse_config_flags(parser, argv=None):
     Returns the file, the values given by key, and the parser's other flags, a dict.
     """
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of an experiment")
+    add_config_flags(parser)
+    given = vars(parser.parse_args(argv))
+    values = config_values(given)
+    return given["config"], values, {
+        name: value for name, value in given.items() if name not in ("config", *values)}
+
+
+def add_config_flags(parser):
+    """Adds a flag for every key of the config to a parser. Those that are given: see config_values."""
     for field in dataclasses.fields(Config):
         flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
         text = field.metadata["help"].replace("%", "%%")
@@ -59,11 +68,12 @@ def parse_config_flags(parser, argv=None):
             *flags, dest=field.name, metavar="V", default=argparse.SUPPRESS,
             help=f"{text} (default: {default.lower() if isinstance(field.default, bool) else default})",
             **(dict(nargs="?", const="true") if isinstance(field.default, bool) else {}))
-    given = vars(parser.parse_args(argv))
-    path = given.pop("config")
-    keys = [key for key in Config.__dataclass_fields__ if key in given]
-    values = {key: _parse_flag(key, given.pop(key)) for key in keys}
-    return path, values, given
+
+
+def config_values(given):
+    """The values of the config's keys among parsed flags, as load_config takes them: a dict."""
+    keys = [field.name for field in dataclasses.fields(Config)]
+    return {key: _parse_flag(key, text) for key, text in given.items() if key in keys}
 
 
 def parse_self_check_flags(argv=None):

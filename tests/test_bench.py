@@ -44,7 +44,10 @@ def test_the_noise_of_a_step_is_not_a_constant_of_its_program():
 def test_it_writes_every_part(workplace, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", [
         "bench.py", "train", "--plain", "--only", "step", "--config", str(workplace / "tiny.yml"),
-        "--runs", "2", "--json", str(tmp_path / "out.json")])
+        "--runs", "2", "--json", str(tmp_path / "out.json"), "--cell-type", "CategoricalRSSMCell",
+        "--batch_size", "1", "--remat", "--cell-stoch-classes", "2"])
+    config = bench.configure(bench.parse_flags())
+    assert config.cell_type == "CategoricalRSSMCell" and config.batch_size == 1 and config.remat
     bench.main()
     results = json.loads((tmp_path / "out.json").read_text())
     assert [part["name"] for part in results["parts"]] == ["step", "plain step"]

@@ -6,15 +6,80 @@ import tensorflow as tf
 
 from cells import (
     CELLS,
+    Cell,
+    Dense,
     Gaussian,
     GRUCell,
+    Level,
     OneHot,
+    RSSMCell,
     State,
     fold_in,
     random_bits,
     standard_normal,
 )
 from config import Config
+from cwvae import state_vector
+
+
+class LSTMRSSMCell(RSSMCell):
+    """An RSSMCell with an LSTM: h holds its output and its memory."""
+
+    @classmethod
+    def sizes(cls, config, level):
+        return State(config.stoch_sizes[level], 2 * config.deter_sizes[level])
+
+    def make_recurrence(self, inputs):
+        self.lstm = self.dense("lstm", inputs + self.deter_size, 2 * self.deter_size)
+
+    def recur(self, x, deter):
+        memory = tf.split(deter, 2, -1)[1]
+        keep, write, show, new = tf.split(self.lstm(tf.concat([x, deter], -1)), 4, -1)
+        memory = tf.sigmoid(keep) * memory + tf.sigmoid(write) * tf.tanh(new)
+        return tf.concat([tf.sigmoid(show) * tf.tanh(memory), memory], -1)
+
+
+class ResidualRSSMCell(RSSMCell):
+    """An RSSMCell whose h moves a tenth of the way to what the GRU says, so that |h| stays below 1."""
+
+    def recur(self, x, deter):
+        return deter + 0.1 * (super().recur(x, deter) - deter)
+
+
+class NormedRSSMCell(RSSMCell):
+    """An RSSMCell with other dense layers."""
+
+    def dense(self, name, inputs, units, activation=None):
+        return self.add(Dense, inputs, units, "elu" if activation else None, name=name)
+
+
+class Memoryless(Cell):
+    """A cell without h, whose names are those of no other cell."""
+
+    @classmethod
+    def sizes(cls, config, level):
+        return State(config.stoch_sizes[level], 0)
+
+    def make_layers(self, context_size, obs_size):
+        self.guess = self.add(Dense, context_size, 2 * self.stoch_size, name="guess")
+        self.look = self.add(Dense, context_size + obs_size, 2 * self.stoch_size, name="look")
+
+    def noise(self, seed, batch_size, ticks):
+        return Gaussian.noise(seed, [batch_size, ticks, self.stoch_size])
+
+    def tick(self, state, context, noise, embedding=None):
+        def gaussian(numbers):
+            mean, raw = tf.split(numbers, 2, -1)
+            return Gaussian(mean, tf.nn.softplus(raw))
+
+        prior = posterior = gaussian(self.guess(context))
+        if embedding is not None:
+            posterior = gaussian(self.look(tf.concat([context, embedding], -1)))
+        return Level(posterior.sample(noise), state.deter, prior, posterior)
+
+
+KINDS = CELLS | {kind.__name__: kind for kind in (
+    LSTMRSSMCell, ResidualRSSMCell, NormedRSSMCell, Memoryless)}
 
 
 def random(seed, *shape):
@@ -24,7 +89,7 @@ def random(seed, *shape):
 def build(name, level=1, dtype="float32"):
     config = Config(dataset="moving_digits", levels=2, cell_type=name, cell_stoch_size=[2, 3],
                     cell_stoch_classes=4, cell_deter_size=[4, 5], cell_embed_size=16)
-    cell = CELLS[name](config, level, context_size=4, obs_size=6, dtype=dtype)
+    cell = KINDS[name](config, level, context_size=4, obs_size=6, dtype=dtype)
     for i, variable in enumerate(cell.trainable_variables):
         variable.assign(random(i, *variable.shape) / 2)
     return cell
@@ -38,7 +103,7 @@ def inputs(cell, ticks=6, batch=2):
             tf.constant([0.0, 0, 1, 0, 1, 0][:ticks]), random(13, batch, ticks, 6))
 
 
-@pytest.fixture(params=CELLS)
+@pytest.fixture(params=KINDS)
 def cell(request):
     return build(request.param)
 
@@ -124,26 +189,55 @@ def test_gradients_reach_every_variable_and_stop_where_they_should(cell):
     for variable, gradient in zip(
             cell.trainable_variables, tape.gradient(all_of_it, cell.trainable_variables), strict=True):
         assert gradient is not None and np.abs(gradient).max() > 0, variable.path
-    for gradient in tape.gradient(all_of_it, [*state, context, embedding]):
+    remembers = cell.deter_size > 0
+    for gradient in tape.gradient(all_of_it, [context, embedding] + remembers * [*state]):
         assert np.abs(gradient).max() > 0
-    # Nothing comes from later ticks, nor, where nothing is observed, from the posterior.
+    # Nothing comes from later ticks.
     assert np.abs(tape.gradient(last_alone, context)[:, 1:]).max() == 0
-    for variable, gradient in zip(
-            cell.trainable_variables, tape.gradient(imagined, cell.trainable_variables), strict=True):
-        assert ("posterior" in variable.path) == (gradient is None or np.abs(gradient).max() == 0)
+    # Where nothing is observed, only what the prior is made of counts.
+    reached = [gradient is not None and np.abs(gradient).max() > 0
+               for gradient in tape.gradient(imagined, cell.trainable_variables)]
+    assert any(reached) and not all(reached)
+    if isinstance(cell, RSSMCell):
+        assert reached == ["posterior" not in v.path for v in cell.trainable_variables]
 
 
 def test_a_forgotten_state_does_not_count(cell):
     state, context, noise, _, embedding = inputs(cell)
     other = State(state.stoch + 1, state.deter)
     kept, forgotten = (
-        [cell.scan(s, context, noise, tf.constant([first, *[0.0] * 5]), embedding).deter
+        [state_vector(cell.scan(s, context, noise, tf.constant([first, *[0.0] * 5]), embedding))
          for s in (state, other)] for first in (0.0, 1.0))
-    assert not np.allclose(*kept)
+    assert np.allclose(*kept) == (cell.deter_size == 0)
     np.testing.assert_array_equal(*forgotten)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", KINDS)
+def test_states_stay_bounded_over_hundreds_of_ticks(name):
+    """With its first weights, on random contexts and embeddings, as training begins and predicts."""
+    config = Config(dataset="moving_digits", levels=1, cell_type=name, cell_stoch_size=3,
+                    cell_stoch_classes=4, cell_deter_size=8, cell_embed_size=16)
+    cell = KINDS[name](config, 0, context_size=4, obs_size=6)
+    state = State(*(tf.zeros([2, size]) for size in cell.sizes(config, 0)))
+    scan = tf.function(cell.scan, autograph=False)
+    for embedding in (None, random(2, 2, 300, 6)):
+        level = scan(state, random(1, 2, 300, 4), cell.noise([0, 1], 2, 300), tf.zeros([300]), embedding)
+        assert all(np.all(np.isfinite(x)) for x in tf.nest.flatten(level))
+        assert not cell.deter_size or np.abs(level.deter).max() < 10
+
+
+def test_the_residual_cells_state_stays_below_one_whatever_its_weights():
+    cell = build("ResidualRSSMCell")
+    for variable in cell.trainable_variables:
+        variable.assign(20 * variable)
+    state, context, _, _, _ = inputs(cell)
+    context, noise = tf.repeat(context, 50, 1), cell.noise([0, 1], 2, 300)
+    scan = tf.function(cell.scan, autograph=False)
+    deter = scan(State(state.stoch, 0 * state.deter), context, noise, tf.zeros([300])).deter
+    assert np.abs(deter).max() <= 1 and np.abs(deter[:, -1]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_bfloat16_rounds_products_alone(name):
     full, half = build(name), build(name, dtype="mixed_bfloat16")
     state, context, noise, reset, embedding = inputs(full)

@@ -27,7 +27,7 @@ import numpy as np
 if __name__ == "__main__":
     import doom_mazes  # Beside this file, which is run from another folder.
 else:
-    from tools import UserError
+    from tools import UserError, cores
     from video_data import doom_mazes
 
 AT_ONCE = 20  # videos a process renders before it starts a new engine
@@ -57,7 +57,7 @@ def make(config, wanted):
     """
     print(doom_mazes.NOTICE, file=sys.stderr)
     lengths = {(split, index): length for split, index, length in wanted}
-    with contextlib.closing(render(wanted, config.image_size, len(os.sched_getaffinity(0)))) as frames:
+    with contextlib.closing(render(wanted, config.image_size, cores())) as frames:
         for split, index, video in frames:
             factors = doom_mazes.factors(split, index, lengths[split, index])
             yield split, index, {"video": video, **factors}

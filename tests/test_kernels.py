@@ -138,10 +138,11 @@ def cosine(a, b):
 
 @pytest.mark.parametrize("path", sorted(glob.glob("configs/**/*.yml", recursive=True)))
 def test_every_config_trains_and_predicts_alike_in_both_forms(path, monkeypatch):
-    # As in the file, but narrow and short: what is left are its levels, factors, layers and loss.
+    # As in the file, but narrow and short: what is left are its levels, factors, layers and loss. In
+    # float32, since the two forms round at other places in bfloat16.
     config = load_config(path, dict(
-        channels_mult=1 / 32, cell_stoch_size=3, cell_deter_size=5, cell_embed_size=4,
-        enc_dense_embed_size=6))
+        precision="float32", channels_mult=1 / 32, cell_stoch_size=3, cell_deter_size=5,
+        cell_embed_size=4, enc_dense_embed_size=6))
     monkeypatch.setattr("kernels.COMPILED_SIZE", 1)  # Loops are compiled, as at full size.
     frames = 1 + config.strides[-1]
     clip = tf.constant(video(config, 1, frames))

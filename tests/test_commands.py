@@ -17,6 +17,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import test_cells
+import test_cwvae
 from conftest import ROOT, TINY
 from test_cwvae import tiny
 from test_docs import FENCE, fill_tables
@@ -239,6 +241,23 @@ def test_the_slow_cell_stays_bounded(monkeypatch):
     many = slow.scan(state, 10 * tf.random.stateless_normal([2, 300, 8], [0, 2]),
                      tf.random.stateless_normal([2, 300, 3], [0, 3]), tf.zeros([300]))
     assert np.abs(many.deter).max() <= 1
+
+
+def test_the_lstm_cell_is_the_one_that_is_tested():
+    page = ROOT / "docs" / "changing.md"
+    printed, made = snippet("class LSTMRSSMCell", page), {}
+    exec(printed, dict(vars(cells)), made)
+    theirs, ours = (kind(tiny(), 0, context_size=8, obs_size=32)
+                    for kind in (made["LSTMRSSMCell"], test_cells.LSTMRSSMCell))
+    theirs.set_weights(ours.get_weights())
+    state = cells.State(tf.zeros([2, 3]), tf.random.stateless_normal([2, 10], [0, 0]))
+    for a, b in zip(*(tf.nest.flatten(cell.tick(state, tf.ones([2, 8]), tf.ones([2, 3])))
+                      for cell in (theirs, ours)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_term_is_the_line_of_the_losss_comment():
+    assert snippet("memory_term", ROOT / "docs" / "changing.md").strip() == test_cwvae.EXAMPLE
 
 
 def test_a_metric_is_a_record(monkeypatch):

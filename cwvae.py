@@ -128,14 +128,14 @@ class CWVAE(tf.keras.Model):
         Args:
           rollout: a Rollout.
           step: int32 []; the KL's weight rises over the first steps, where the config asks for that.
-          average: calls a function that gives nats of each video, [B, ...], and averages what it gives
-            over the videos of all devices.
-          frames: T; by default the frames of the rollout.
+          average: calls a function for nats of each video, nested [B, ...], and returns their averages
+            over the videos of all devices. Everything after that is a function of the averages.
+          frames: T, the frames that the nats are summed over; by default those of the rollout.
 
         Returns: the loss, and a dict of the scalars that are logged.
         """
         config, frames = self.config, frames or rollout.video.shape[1]
-        clips = frames / config.seq_len  # The nats of free_nats and of the balance are a clip's.
+        clips = frames / config.seq_len  # Free nats, and the least nat of the balance, are a clip's.
         share = config.kl_grad_post_perc
 
         def of_each_video():  # nats: terms of the loss [B], and others by level [B, L]
@@ -155,7 +155,7 @@ class CWVAE(tf.keras.Model):
 
         terms, nats = average(of_each_video)
         kl = nats["avg_kl_prior_posterior"]  # KL(posterior || prior) of each level, [L]
-        if share is not None:
+        if share is not None:  # (1 - a) KL(stop(q) || p) + max(1, a KL(q || stop(p)))
             kl = (1 - share) * nats["to_prior"] + tf.maximum(clips, share * nats["to_posterior"])
         if config.free_nats is not None:
             kl = tf.maximum(0.0, kl - tf.multiply(clips, config.free_nats))

@@ -8,6 +8,7 @@ import pytest
 import reference
 import tensorflow as tf
 
+import cnns
 import conv_kernels
 import cwvae
 from cells import fold_in
@@ -363,6 +364,39 @@ def test_the_loss_averages_once_over_whatever_videos_there_are():
 def test_a_name_that_names_no_class_is_one_line(key, word, near):
     with pytest.raises(UserError, match=f"{key}: '{word}' is not one of .*; nearest: {near}"):
         CWVAE(tiny(**{key: word}))
+
+
+def test_encoder_and_decoder_are_exchanged_by_name(monkeypatch, capsys):
+    class Dimmed(cnns.Encoder):
+        def convolve(self, frames):
+            return super().convolve(frames / 2)
+
+    class Inverted(cnns.Decoder):
+        def call(self, states):
+            return 1 - super().call(states)
+
+    monkeypatch.setitem(cnns.ENCODERS, "Dimmed", Dimmed)
+    monkeypatch.setitem(cnns.DECODERS, "Inverted", Inverted)
+    config, clip = tiny(), tf.constant(video(tiny()))
+    other = config.replace(encoder_type="Dimmed", decoder_type="Inverted")
+    assert "encodertypeDimmed_decodertypeInverted" in other.experiment.replace("_cell", "")
+    plain, changed = build(config), build(other)
+    said = capsys.readouterr().err
+    assert said.count("runs as it is written") == 2 and "Dimmed" in said and "Inverted" in said
+    np.testing.assert_allclose(changed.decoder(tf.ones([1, 8])), 1 - plain.decoder(tf.ones([1, 8])),
+                               atol=1e-5)
+    half = tf.cast(clip, tf.float32) / 255 / 2
+    for ours, theirs in zip(changed.encoder(2 * half), plain.encoder(half), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    states = tf.ones([2, 8, 8])
+    np.testing.assert_allclose(changed.decoder.pixels(states).log_prob(half),
+                               plain.decoder.pixels(states).log_prob(1 - half), rtol=1e-4)
+    before = loss(changed, clip)[0]
+    optimizer = tf.keras.optimizers.SGD(1e-5)
+    optimizer.build(changed.trainable_variables)
+    update(changed, optimizer, clip, 0)
+    assert loss(changed, clip)[0] < before
+    assert changed.open_loop(clip, 4, SEED).shape == clip.shape
 
 
 def test_a_layer_that_the_loss_does_not_reach_stays_as_it_is(monkeypatch, capsys):

@@ -13,7 +13,6 @@ import numpy as np
 from video_data.frames import Broken
 from video_data.timing import KEYS
 
-MAGIC = (b"\x93NUMPY", b"PK\3\4", b"PK\5\6", b"\x89HDF")  # What files of arrays begin with.
 TIME_FIRST = "mnist_test_seq.npy"  # The Moving MNIST that most people have: [20, 10000, 64, 64].
 COLOURS = (1, 3, 4)
 BLOCK = 2**20  # Pixels that are converted at a time: 13 MB of floats in colour.

@@ -101,20 +101,20 @@ class _Decoding:
 
     def __init__(self, container, form, sink, keep_partial, threads, pictures, loss):
         self._container, self._form, self._sink = container, form, sink
-        self._keep_partial, self._pictures = keep_partial, pictures
+        self._keep_partial, self._threads, self._pictures = keep_partial, threads, pictures
         self._stream = _stream_of(container)
-        self._context = self._codec(threads)
+        self._context = self._codec()
         self._graphs, self._size = {}, None
         self._losses, self._notes = [loss] if loss else [], []
         self._packets, self._spans, self._frames, self._hidden, self._fields = 0, [], 0, 0, 0
 
-    def _codec(self, threads):
+    def _codec(self):
         stream = self._stream
         context = stream.codec_context
         if stream.metadata.get("alpha_mode") == "1" and context.name in BY_NAME:
             context = av.CodecContext.create(BY_NAME[context.name], "r")
             context.extradata = stream.codec_context.extradata
-        context.thread_type, context.thread_count = "AUTO", threads
+        context.thread_type, context.thread_count = "AUTO", self._threads
         return context
 
     def run(self):
@@ -234,6 +234,7 @@ class _Decoding:
 
     def _graph(self, pixels, width, height, space, span, turn):
         graph = av.filter.Graph()
+        graph.threads = self._threads
         source = graph.add("buffer", f"video_size={width}x{height}:pix_fmt={pixels}:time_base=1/1:"
                                      f"pixel_aspect=1/1:colorspace={int(space)}:range={int(span)}")
         steps = [graph.add(*step) for step in self._steps(pixels, width, height, turn)]

@@ -19,6 +19,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "test", "val")
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val",
                "valid": "val", "validation": "val"}
+MAGIC = (b"\x93NUMPY", b"PK\3\4", b"PK\5\6", b"\x89HDF")  # What files of arrays begin with.
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # What such files begin with.
 LIST = ".txt"  # train.txt holds the names of the files to train on.
 # What tells the folders that this project writes: any of these sets of files in one of them.

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from video_data.arrays import check_type
-from video_data.files import TIFF
 from video_data.frames import Broken
 
 # What Pillow and NumPy raise on files that are not what they seem.
@@ -69,18 +68,14 @@ def pages(path):
         raise Broken(f"is damaged: {error}") from None
 
 
+def count_pages(path):
+    """How many pictures a file holds."""
+    with Image.open(path) as image:
+        return image.n_frames
+
+
 def rate_of(spans):
     """Frames a second of (start, end) pairs, where each lasts as long; else None."""
     lengths = {None if end is None else end - start for start, end in spans}
     (length,) = lengths if len(lengths) == 1 else (None,)
     return float(1 / length) if length else None
-
-
-def is_animation(magic):
-    """Whether what a file begins with is that of a WebP."""
-    return magic[:4] == b"RIFF" and magic[8:12] == b"WEBP"
-
-
-def is_tiff(magic):
-    return magic[:4] in TIFF
-

@@ -21,8 +21,9 @@ import threading
 import numpy as np
 
 from tools import cores
+from video_data.convert import resize  # noqa: F401
 from video_data.files import pictures_of
-from video_data.frames import Broken, Form, Request, Video, resize  # noqa: F401
+from video_data.frames import Broken, Form, Request, Video  # noqa: F401
 
 STALL = 60  # Seconds without a sign of life after which a reader is ended.
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
@@ -44,8 +45,11 @@ class Readers:
     def __exit__(self, *_):
         with self._lock:
             self._closed = True
-            for reader in self._all:
+            ended = list(self._all)
+            for reader in ended:
                 reader.end()
+        for reader in ended:
+            reader.close()
 
     def read(self, request):
         """Reads the videos of a request: (their frames, a list of Video, {part left out: why}).
@@ -135,21 +139,20 @@ class _Reader:
         except (EOFError, ConnectionError):
             raise self._death() from None
         except BaseException:
-            self._close()
+            self.close()
             raise
         raise broken
 
-    def _close(self):
+    def close(self):
+        """Ends the process and waits until it is gone."""
         self.end()
         self._process.wait()
         self._process.stdin.close()
-        self._connection.close()
 
     def _death(self):
         """What to raise when the process is gone."""
-        self.alive = False
         code = self._process.wait()
-        self._close()
+        self.close()
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()
         if -code in CRASHES:

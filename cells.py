@@ -106,7 +106,7 @@ class Cell(tf.keras.layers.Layer):
         return layer
 
     def noise(self, seed, batch_size, ticks):
-        """What the samples of N ticks are made from, [B, N, ...]: a function of the seed [2] alone."""
+        """The noise that N ticks sample with, [B, N, ...]: a function of the seed [2] alone."""
         raise NotImplementedError
 
     def tick(self, state, context, noise, embedding=None):

@@ -127,9 +127,9 @@ def weights_of(layer):
     return [tf.cast(x, layer.compute_dtype) for x in (layer.kernel, layer.bias)]
 
 
-# The layers in the forms that measured best, each the same function of the same weights. The leaky ReLU
-# after a convolution is part of it: its gradient needs but the sign of its result, so its argument is
-# not kept. On a CPU, a gradient in TensorFlow's own form can cost ten times the product it comes from.
+# Each layer in the form that was fastest when measured. The leaky ReLU after a convolution is part of
+# the layer: its gradient needs only the sign of its result, so its argument is not kept. On a CPU, a
+# gradient in TensorFlow's own form can cost ten times as much as the product itself.
 
 
 @tf.custom_gradient
@@ -297,7 +297,7 @@ def between_blocks(kernel, block, size):
 
     Args:
       kernel: [k, k, M, N].
-      block: b; those of N numbers a pixel have b x b pixels, those of M numbers twice as many each way.
+      block: b. Blocks with N numbers a pixel have b x b pixels, blocks with M numbers 2 b x 2 b pixels.
       size: of the new kernel.
 
     Returns: [size, size, (2 b)^2 M, b^2 N].

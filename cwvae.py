@@ -17,8 +17,8 @@ from tools import UserError
 # A video, float [B, T, S, S, C], and the Level of each level that it was observed with.
 Rollout = collections.namedtuple("Rollout", "video levels")
 
-# The observed context. states: the last State of each level; posterior and prior: states of level 0
-# [B, ctx, Z + H] whose decodings are its reconstruction and its prediction one step ahead.
+# The observed context. states: the last State of each level. posterior and prior: states of level 0,
+# [B, ctx, Z + H]. Decoded, they reconstruct the context and predict it one step ahead.
 Context = collections.namedtuple("Context", "states posterior prior")
 
 
@@ -64,7 +64,7 @@ class CWVAE(tf.keras.Model):
                 for level, cell in enumerate(self.cells)]
 
     def noise(self, seed, batch_size, frames):
-        """What the samples of every level are made from, [B, N_l, ...]: a function of the seed [2]."""
+        """The noise that every level samples with, [B, N_l, ...]: a function of the seed [2] alone."""
         noise = [cell.noise(fold_in(seed, level), batch_size, ticks)
                  for level, (cell, ticks) in enumerate(zip(self.cells, self.ticks(frames), strict=True))]
         return [tf.zeros_like(x) for x in noise] if self.config.cell_mean_only else noise
@@ -173,13 +173,13 @@ class CWVAE(tf.keras.Model):
     # ------------------------------------------------------------------------ open-loop prediction
 
     def observed(self, use_obs=None):
-        """Per level, whether it observes the context: by the config, or by another use_obs."""
+        """Whether each level observes the context, by the config or by another use_obs."""
         return check_use_obs(self.config.use_obs if use_obs is None else use_obs, len(self.cells))
 
     def observe_context(self, video, noise, actions=None, use_obs=None):
         """Observes the frames of the context, [B, ctx, S, S, C]; ctx is a multiple of strides[-1].
 
-        use_obs: which levels observe, as in the config; by default as the config says.
+        use_obs: which levels observe, in the config's form; by default the config's.
 
         Returns: a Context.
         """
@@ -196,8 +196,8 @@ class CWVAE(tf.keras.Model):
 
         states: a State per level, after a whole number of ticks of the top level.
 
-        Returns: the states of level 0, [B, frames, Z + H], to be decoded in any number of pieces, and
-        the State of each level after the last frame.
+        Returns: the states of level 0, [B, frames, Z + H], and the State of each level after the last
+        frame. The states may be decoded in any number of pieces.
         """
         levels = self.unroll(frames, states, noise, actions=actions)
         return state_vector(levels[0]), list(map(last_state, levels))

@@ -48,17 +48,17 @@ def _nearest_multiple(number, of):
 
 
 def compiles(devices, model):
-    """Whether the training step is compiled: whole on one device, on several all but what they exchange.
+    """Whether the training step is compiled: as a whole on one device, without the exchange on several.
 
-    What TensorFlow needs to differentiate a loop cannot leave a compiled function: there, cells without
-    a fast form are not compiled.
+    TensorFlow differentiates a loop by values that cannot leave a compiled function. So on several
+    devices nothing is compiled where a cell has no fast form.
     """
     return startup.use_xla(model.config) and (
         devices.replicas == 1 or all(map(kernels.runs_fast, model.cells)))
 
 
 def devices_text(devices, model):
-    """What trains, in a line: kind and number of devices, precision, compiled or not."""
+    """A line on what trains: kind and number of devices, precision, compiled or not."""
     gpus = tf.config.list_physical_devices("GPU")
     kind = ("GPU" if gpus else "CPU") + "s" * (devices.replicas > 1)
     if gpus:

@@ -127,9 +127,17 @@ def _action_size(config, prefix):
     if published.is_published(prefix):
         saved = published.read(prefix)[f"{cell.name}/000/{kernel.path}"]
         return saved.shape[0] - kernel.shape[0]
-    layer = f"model/{cell.name}/{os.path.dirname(kernel.path)}/"  # as model/level_0/prior_input/
-    shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-    rows = [shape[0] for name, shape in shapes.items() if name.startswith(layer) and len(shape) == 2]
+    reader = tf.train.load_checkpoint(prefix)
+    shapes, nodes = reader.get_variable_to_shape_map(), _object_graph(reader)
+    layer = nodes[0]  # An optimizer may have given the variables their names, so we go by the objects.
+    for name in ("model", cell.name, os.path.dirname(kernel.path)):  # as model, level_0, prior_input
+        layer = next((nodes[child.node_id] for child in layer.children
+                      if child.local_name == name), None)
+        if layer is None:  # It holds another architecture, which restore tells.
+            return 0
+    kept = [shapes[attribute.checkpoint_key] for child in layer.children
+            for attribute in nodes[child.node_id].attributes]
+    rows = [shape[0] for shape in kept if len(shape) == 2]
     return rows[0] - kernel.shape[0] if rows else 0
 
 
@@ -221,16 +229,21 @@ def restore(prefix, **objects):
 def _count_variables(prefix, name):
     """How many variables a checkpoint holds of the object that was saved under a name."""
     reader = tf.train.load_checkpoint(prefix)
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
-    ahead = [child.node_id for child in graph.nodes[0].children if child.local_name == name]
+    nodes = _object_graph(reader)
+    ahead = [child.node_id for child in nodes[0].children if child.local_name == name]
     seen = set()
     while ahead:
         node = ahead.pop()
         if node not in seen:
             seen.add(node)
-            ahead += [child.node_id for child in graph.nodes[node].children]
-    return sum(len(graph.nodes[node].attributes) for node in seen)
+            ahead += [child.node_id for child in nodes[node].children]
+    return sum(len(nodes[node].attributes) for node in seen)
+
+
+def _object_graph(reader):
+    """The objects of a checkpoint with the names of their parts: nodes, the root first."""
+    return trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
 
 
 class Checkpoints:

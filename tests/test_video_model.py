@@ -16,7 +16,7 @@ import runs
 import video_model
 from cells import fold_in
 from config import Config, load_config
-from cwvae import CWVAE, state_vector
+from cwvae import CWVAE, adam, state_vector
 from predictor import Predictor, noise_of_videos
 from video_data import videos
 
@@ -121,7 +121,10 @@ def test_actions_are_found_in_the_checkpoint_and_asked_for(run_dir, tmp_path, vi
     values = yaml.safe_load((run_dir / "config.yml").read_text()) | dict(dataset="minerl", actions=True)
     (tmp_path / "config.yml").write_text(yaml.safe_dump(values))
     config = load_config(tmp_path / "config.yml")
-    runs.Checkpoints(tmp_path, model=CWVAE(config, action_size=3)).save(5)
+    model = CWVAE(config, action_size=3)
+    optimizer = adam(config)  # Training saves it too, and then variables have other names.
+    optimizer.build(model.trainable_variables)
+    runs.Checkpoints(tmp_path, model=model, optimizer=optimizer).save(5)
     model = runs.load(tmp_path)
     assert model.model.action_size == 3
     actions = np.random.default_rng(1).normal(size=[6, 3])

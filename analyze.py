@@ -1,7 +1,7 @@
 """The paper's analyses of a trained model: python3 analyze.py levels --model-dir=logs/minerl/EXPERIMENT
 
-levels: what each level stores; information: how much, at which speed of the video; dream: one open-loop
-video of any length.
+levels: what each level stores; information: how much, at which speed of the video; probe: which known
+factors a linear map reads off each level; dream: one open-loop video of any length.
 """
 
 import tools
@@ -25,6 +25,10 @@ def parse_flags():
     information.add_argument(
         "--frame-skips", type=whole_number("frame_skips", 1), nargs="+", default=[1, 2, 4],
         metavar="N", help="the speeds: every n-th frame (default: 1 2 4)")
+
+    probes = commands.add_parser(
+        "probe", help="which of the data's known factors each level's states hold, by a linear probe")
+    add_evaluation_flags(probes, "num_examples", "batch_size", "seq_len")
 
     dreams = commands.add_parser("dream", help="one open-loop video of any length, as mp4")
     add_evaluation_flags(dreams, "open_loop_ctx", "use_obs")
@@ -59,6 +63,7 @@ import data_loader
 import intervals
 import metrics
 import pictures
+import probe
 import runs
 from cells import State, fold_in
 from config import load_config
@@ -76,8 +81,9 @@ def main():
     run_dir, _ = runs.find_checkpoint(flags.model_dir)
     config = load_config(os.path.join(run_dir, "config.yml"))
     out = flags.out or os.path.join(run_dir, f"{flags.command}_{time.strftime('%Y_%m_%d_%H_%M_%S')}")
-    open_data, analyze = {"levels": (level_data, levels), "information": (information_data, information),
-                          "dream": (dream_data, dream)}[flags.command]
+    open_data, analyze = {
+        "levels": (level_data, levels), "information": (information_data, information),
+        "probe": (level_data, probe.analyze), "dream": (dream_data, dream)}[flags.command]
     config, data = open_data(config, flags)
     model = CWVAE(config, data.action_size)
     checkpoint = runs.restore_model(flags.model_dir, model)

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import startup  # noqa: F401
 
 # isort: split
+import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -48,6 +49,7 @@ import runs
 from config import load_config
 from cwvae import CWVAE
 from predictor import Predictor, even_batches, factors_of
+from video_data import videos
 
 SHEET_EXAMPLES = 6
 FVD_CONVENTION = ("FVD of the 8-bit frames after the context, the first sample of each video; resized "
@@ -89,7 +91,8 @@ def evaluate(config, model, data, flags, settings, out):
     predictor = Predictor(config, model, flags.num_samples, flags.seed, scored, mean_frame)
     batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
     values, features, sheet, speed = [], [], [], Speed()
-    with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
+    with (tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar,
+          Background() as background):
         for first, size in batches:
             batch = data.batch(first, size)
             with speed.measured(size):
@@ -98,16 +101,18 @@ def evaluate(config, model, data, flags, settings, out):
             if fvd:
                 features.append([fvd.features(batch["video"][:, config.open_loop_ctx:]),
                                  fvd.features(frames[:, 0])])
+            background.wait()  # Two batches are in memory at most.
             for row, video in enumerate(batch["video"]):
                 kept, labels = metrics.kept_samples(
                     scored, {metric.name: scores[metric.name][row] for metric in scored})
                 samples = {name: frames[row, number] for name, number in kept.items()}
-                save_example(out, first + row, video, samples, config.open_loop_ctx,
-                             grids=not flags.no_save_grid)
+                background.start(save_example, out, first + row, video, samples, config.open_loop_ctx,
+                                 grids=not flags.no_save_grid)
                 if len(sheet) < SHEET_EXAMPLES:
                     sheet.append({"truth": video, **{
                         label: frames[row, number] for number, label in labels.items()}})
             bar.update(size)
+        background.wait()
     pictures.save_contact_sheet(os.path.join(out, "contact_sheet.png"), sheet, config.open_loop_ctx)
     values = {name: np.concatenate([scores[name] for scores in values]) for name in values[0]}
     distance = None
@@ -119,6 +124,26 @@ def evaluate(config, model, data, flags, settings, out):
     numbers = save_numbers(out, values, scored, settings, speed.frames_per_second(predicted), distance)
     report.save_page(out)
     return report.table_text(numbers)
+
+
+class Background:
+    """Runs functions in threads: pictures are encoded while the next videos are predicted."""
+
+    def __enter__(self):
+        self._threads, self._running = concurrent.futures.ThreadPoolExecutor(videos.CORES), []
+        return self
+
+    def __exit__(self, *_):
+        self._threads.shutdown(cancel_futures=True)
+
+    def start(self, function, *arguments, **named):
+        self._running.append(self._threads.submit(function, *arguments, **named))
+
+    def wait(self):
+        """Waits for all that was started. Raises what one of the functions has raised."""
+        for future in self._running:
+            future.result()
+        self._running.clear()
 
 
 class Speed:

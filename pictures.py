@@ -9,11 +9,14 @@ import textwrap
 
 import matplotlib
 import numpy as np
+import scipy.spatial
 from matplotlib.figure import Figure  # not pyplot, which looks for a display
 from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.util import tensor_util
+
+from pixels import to_uint8
 
 # Okabe & Ito's colours, which the colour-blind tell apart (https://jfly.uni-koeln.de/color).
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -23,14 +26,7 @@ CONTEXT_RGB, PREDICTED_RGB = (0, 114, 178), (213, 94, 0)  # BLUE, VERMILLION
 
 FPS = 12.5  # GIFs count in hundredths of a second: 8 a frame
 GAP = 128  # the grey between pictures
-
-
-def to_uint8(video):
-    """Pixels in [0, 1] as whole numbers from 0 to 255; uint8 stays as it is."""
-    video = np.asarray(video)
-    if video.dtype == np.uint8:
-        return video
-    return np.rint(255 * np.clip(video.astype(np.float32), 0, 1)).astype(np.uint8)
+PALETTE_FRAMES = 16  # of a GIF, which its colours are taken from
 
 
 def to_image(pixels):
@@ -62,11 +58,14 @@ def frame_grid(video, columns):
 def encode_gif(frames, fps=FPS):
     """The bytes of a GIF that loops for ever, from frames [T, H, W, C].
 
-    Grey frames keep all their 256 greys, grey frames within coloured borders 254 of them. Each frame of
-    a colour video gets its own 256 best colours, which takes some 30 times as long.
+    Grey frames keep all their 256 greys, grey frames within coloured borders 254 of them. All frames of
+    a colour video share 256 colours.
     """
     frames = to_uint8(frames)
-    images = _grey_within_borders(frames) or [to_image(frame) for frame in frames]
+    if frames.shape[-1] == 1:
+        images = [to_image(frame) for frame in frames]
+    else:
+        images = _grey_within_borders(frames) or _of_one_palette(frames)
     with io.BytesIO() as file:
         images[0].save(file, "gif", save_all=True, append_images=images[1:], duration=1000 / fps, loop=0)
         return file.getvalue()
@@ -74,8 +73,6 @@ def encode_gif(frames, fps=FPS):
 
 def _grey_within_borders(frames):
     """Images that share a palette of greys and the borders' colours; None where others are needed."""
-    if frames.shape[-1] == 1:
-        return None
     greys = np.rint(np.linspace(0, 255, 254)).astype(np.uint8)
     palette = np.concatenate([greys.repeat(3), CONTEXT_RGB, PREDICTED_RGB]).astype(np.uint8).tobytes()
     nearest = np.rint(np.arange(256) * 253 / 255).astype(np.uint8)
@@ -90,6 +87,24 @@ def _grey_within_borders(frames):
         index[colored] = np.where(context, 254, 255)
         images.append(Image.fromarray(index))
         images[-1].putpalette(palette)
+    return images
+
+
+def _of_one_palette(frames):
+    """Images that share the best 254 colours of some of the frames, and those of the borders."""
+    some = frames[np.linspace(0, len(frames) - 1, PALETTE_FRAMES).astype(int)]
+    some = Image.fromarray(some[:, ::2, ::2].reshape(-1, some.shape[2] - some.shape[2] // 2, 3))
+    best = some.quantize(254, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = np.array([*np.reshape(best.getpalette(), [-1, 3]), CONTEXT_RGB, PREDICTED_RGB], np.uint8)
+    # The nearest of them to the middle of each cube of 8 x 8 x 8 colours: a table instead of a search.
+    middles = np.stack(np.meshgrid(*[np.arange(4, 256, 8)] * 3, indexing="ij"), -1)
+    nearest = scipy.spatial.cKDTree(palette).query(middles)[1].astype(np.uint8)
+    for index, color in [(-2, CONTEXT_RGB), (-1, PREDICTED_RGB)]:
+        nearest[tuple(np.array(color) >> 3)] = len(palette) + index
+    images = []
+    for frame in frames >> 3:
+        images.append(Image.fromarray(nearest[frame[..., 0], frame[..., 1], frame[..., 2]]))
+        images[-1].putpalette(palette.tobytes())
     return images
 
 
@@ -160,7 +175,7 @@ def comparison_gif_frames(rows, first, separator=2):
         [T, H', W', C] uint8.
     """
     labels, sources = zip(*rows, strict=True)
-    stacked = [_stack(list(map(to_uint8, videos)), axis=2, separator=separator) for videos in sources]
+    stacked = [_stack(videos, axis=2, separator=separator) for videos in sources]
     stacked = _stack(stacked, axis=1, separator=separator)
     frames, height, _, channels = stacked.shape
     pitch = (height + separator) / len(rows)
@@ -195,7 +210,7 @@ def _stack(videos, axis, separator, gap=GAP):
     shape = list(videos[0].shape)
     shape[axis] = separator
     line = np.full(shape, gap, np.uint8)
-    parts = [part for video in videos for part in (line, video)]
+    parts = [part for video in videos for part in (line, to_uint8(video))]
     return np.concatenate(parts[1:], axis)
 
 

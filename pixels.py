@@ -17,10 +17,14 @@ def to_float(video):
 
 
 def to_uint8(video):
-    """Pixels in [0, 1] as whole numbers from 0 to 255, those outside cut off; uint8 stays as it is."""
+    """Pixels in [0, 1] as whole numbers from 0 to 255, those outside cut off; uint8 stays as it is.
+
+    A NumPy array gives a NumPy array.
+    """
     if video.dtype == np.uint8:
         return video
-    return tf.cast(tf.round(255 * tf.clip_by_value(video, 0.0, 1.0)), tf.uint8)
+    whole = tf.cast(tf.round(255 * tf.clip_by_value(video, 0.0, 1.0)), tf.uint8)
+    return whole.numpy() if isinstance(video, np.ndarray) else whole
 
 
 def psnr(truth, prediction, data_range=1.0, per_channel=False):

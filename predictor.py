@@ -110,13 +110,15 @@ class Predictor:
         compare: from a slice within `frames`, and the video and the Factors in it, to what
             _frames_and_scores returns.
         """
-        size, length = len(batch["video"]), frames.stop - frames.start
-        chunk = max(1, DECODED_AT_ONCE // (size * predictions))
-        found = []
-        for start in range(0, length, chunk):
-            piece = slice(start, min(start + chunk, length))
-            absolute = slice(frames.start + piece.start, frames.start + piece.stop)
-            found.append(compare(piece, batch["video"][:, absolute], self._factors(batch, absolute)))
+        found, length = [], frames.stop - frames.start
+        at_most = max(1, DECODED_AT_ONCE // (len(batch["video"]) * predictions))
+        size = -(-length // -(-length // at_most))
+        for first in range(0, length, size):
+            start = min(first, length - size)  # So that all pieces are of one size, compiled once.
+            absolute = slice(frames.start + start, frames.start + start + size)
+            piece = compare(slice(start, start + size), batch["video"][:, absolute],
+                            self._factors(batch, absolute))
+            found.append(tf.nest.map_structure(lambda x, again=first - start: x[:, :, again:], piece))
         return tf.nest.map_structure(lambda *pieces: np.concatenate(pieces, 2), *found)
 
     def _factors(self, batch, frames):

@@ -215,7 +215,8 @@ def sprite(label, video, start, quality):
     columns = int(np.ceil(np.sqrt(len(video))))
     with io.BytesIO() as file:
         image = pictures.to_image(pictures.frame_grid(video, columns)).convert("RGB")
-        image.save(file, "webp", quality=quality)
+        # Method 1 takes a third of the time of the default, and a twelfth more bytes.
+        image.save(file, "webp", quality=quality, method=1)
         data = base64.b64encode(file.getvalue()).decode()
     return {"label": label, "start": start, "columns": columns, "size": video.shape[1],
             "image": f"data:image/webp;base64,{data}"}

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pictures
 from logger import Logger
+from pixels import to_uint8
 
 RNG = np.random.default_rng(0)
 
@@ -28,14 +29,6 @@ def read_gif(data):
     return np.stack(frames), image
 
 
-def test_pixels_are_rounded_clipped_and_left_alone_where_they_are_whole():
-    pixels = pictures.to_uint8(np.float32([-0.5, 0, 0.5 / 255 + 1e-4, 1, 3]))
-    assert pixels.tolist() == [0, 0, 1, 255, 255]
-    whole = np.uint8([0, 7, 255])
-    assert pictures.to_uint8(whole) is whole
-    assert pictures.to_uint8(np.arange(256, dtype=np.float32) / 255).tolist() == list(range(256))
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_holds_every_frame_in_reading_order_and_pads_the_last_row(tmp_path, channels):
     frames = video(7, 4, 5, channels)
@@ -45,7 +38,7 @@ def test_grid_holds_every_frame_in_reading_order_and_pads_the_last_row(tmp_path,
         row, column = divmod(index, 3)
         cell = grid[4 * row : 4 * row + 4, 5 * column : 5 * column + 5]
         np.testing.assert_array_equal(
-            cell, pictures.to_uint8(frames[index]) if index < 7 else np.zeros_like(cell))
+            cell, to_uint8(frames[index]) if index < 7 else np.zeros_like(cell))
 
 
 def test_grid_of_few_frames_is_one_row_without_padding(tmp_path):
@@ -62,9 +55,30 @@ def test_grey_gif_keeps_all_256_greys_loops_and_keeps_time(tmp_path):
     assert image.info["loop"] == 0 and image.info["duration"] == 50
 
 
-def test_each_colour_gif_frame_gets_its_own_palette():
-    frames = np.zeros([2, 16, 16, 3], np.uint8)
-    frames[0, ..., 0] = frames[1, ..., 2] = np.arange(256).reshape(16, 16)
+def test_a_colour_gif_has_one_palette_that_is_near_and_has_the_borders_colours():
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, 32)
+    truth = np.zeros([40, 32, 32, 3])
+    truth[..., 0], truth[..., 1] = ramp, ramp[:, None]
+    truth[..., 2] = 100 + rng.integers(0, 8, [40, 32, 32])
+    truth = truth.astype(np.uint8)
+    frames = pictures.prediction_gif_frames(truth, truth[10:, ::-1], context=10)
+    gif = pictures.encode_gif(frames)
+    got, image = read_gif(gif)
+    error = np.abs(got.astype(int) - frames)
+    assert error.mean() < 5 and error.max() < 40
+    borders = [list(pictures.CONTEXT_RGB)] * 10 + [list(pictures.PREDICTED_RGB)] * 30
+    assert got[:, 0, 0].tolist() == borders
+    assert got[:, 1, 1].tolist() == borders
+    # A frame with a palette of its own has the highest bit set in the last byte of its description.
+    local = [flags for place in range(len(gif) - 9) if gif[place:place + 5] == b",\0\0\0\0"
+             and (flags := gif[place + 9]) & 0x80]
+    assert len(local) <= 1 and image.n_frames == 40  # Pillow may give the first one its own.
+
+
+def test_few_colours_stay_as_they_are():
+    frames = np.zeros([3, 16, 16, 3], np.uint8)
+    frames[0, :8], frames[1, 4:], frames[2] = (255, 0, 0), (20, 200, 40), (250, 250, 250)
     got, _ = read_gif(pictures.encode_gif(frames))
     assert np.abs(got.astype(int) - frames).max() <= 1
 
@@ -86,7 +100,7 @@ def test_gif_of_one_frame_and_of_equal_frames_can_be_written():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tensorboard_reads_a_gif_back_as_an_image(tmp_path, channels):
-    frames = pictures.to_uint8(video(3, 6, 8, channels))
+    frames = to_uint8(video(3, 6, 8, channels))
     logger = Logger(tmp_path, 0)
     logger.gif(7, "val", frames)
     logger.gif(8, "val", frames[:1])
@@ -108,7 +122,7 @@ def test_training_gif_shows_truth_prediction_and_error_of_every_example():
     assert frames.shape == (3, 3 * 4 + 2 * 2, 2 * 5 + 2, 1) and frames.dtype == np.uint8
     for example in range(2):
         column = frames[:, :, 7 * example : 7 * example + 5]
-        t, p = pictures.to_uint8(truth[example]), pictures.to_uint8(prediction[example])
+        t, p = to_uint8(truth[example]), to_uint8(prediction[example])
         np.testing.assert_array_equal(column[:, :4], t)
         np.testing.assert_array_equal(column[:, 6:10], p)
         np.testing.assert_array_equal(column[:, 12:], np.abs(t.astype(int) - p))
@@ -125,7 +139,7 @@ def test_prediction_gif_marks_the_context_and_shows_it_on_both_sides(channels):
     seen = np.concatenate([truth[:2], prediction])
     for side, shown in [(left, truth), (right, seen)]:
         np.testing.assert_array_equal(
-            side[:, 3:-3:2, 3:-3:2], np.broadcast_to(pictures.to_uint8(shown), (5, 4, 4, 3)))
+            side[:, 3:-3:2, 3:-3:2], np.broadcast_to(to_uint8(shown), (5, 4, 4, 3)))
         np.testing.assert_array_equal(side[:, 3:-3:2], side[:, 4:-3:2])
         assert (side[:2, 0] == pictures.CONTEXT_RGB).all()
         assert (side[2:, 0] == pictures.PREDICTED_RGB).all()
@@ -190,7 +204,7 @@ def test_contact_sheet_has_a_row_a_video_and_evenly_spaced_frames(tmp_path, figu
         for column, frame in enumerate([0, 5, 10, 15, 20]):
             shown = [truth, sample, sample[::-1]][row % 3]
             index = frame - (21 - len(shown))
-            want = pictures.to_uint8(shown[index]) if index >= 0 else np.uint8(255)
+            want = to_uint8(shown[index]) if index >= 0 else np.uint8(255)
             np.testing.assert_array_equal(cell(row, column), np.broadcast_to(want, (16, 16, 3)))
     # The line stands between frames 6 (seen) and 11 (predicted).
     assert 16 + 18 - 1 < axes.lines[0].get_xdata()[0] < 2 * 18

@@ -13,11 +13,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import test_cells
 import test_cwvae
 from conftest import ROOT, TINY
 from test_cwvae import tiny
@@ -124,48 +124,101 @@ def losses(run_dir):
     return [line for line in lines if line["split"] == "train"]
 
 
+CHANGING = ROOT / "docs" / "changing.md"
+# Where a reader puts each snippet: a file to append it to, or a file and the line that it follows.
+PLACES = [
+    (README, "class SlowRSSMCell", "cells.py", None),
+    (README, "memory_term", "cwvae.py", r"( *)# terms\[\"memory_term\"\].*\n"),
+    (README, 'METRICS["mae"]', "metrics.py", None),
+    (README, "os.makedirs", "make_videos.py", None),
+    (CHANGING, "class LSTMCell", "cells.py", None),
+    (CHANGING, "smooth_term", "cwvae.py", r"( *)# terms\[\"memory_term\"\].*\n"),
+    (CHANGING, "class CentredEncoder", "cnns.py", None),
+    (CHANGING, 'METRICS["mae_above"]', "metrics.py", None),
+    (CHANGING, "class Squares", "video_data/squares.py", None),
+    (CHANGING, 'BUILDERS["squares"]', "video_data/preparation.py", r"THREADS = .*\n"),
+    (CHANGING, "DATASETS +=", "config.py", r"DATASETS = \([^)]*\)\n"),
+]
+
+
+def place_snippet(root, page, word, file, after):
+    """Puts a snippet where a reader would put it, in a copy of the repository."""
+    code, file = snippet(word, page), root / file
+    text = file.read_text() if file.exists() else ""
+    if after is None:
+        file.write_text(f"{text}\n\n{code}" if text else code)
+        return
+    (line,) = re.finditer(after, text)
+    indented = textwrap.indent(code, line[1] if line.re.groups else "")
+    file.write_text(text[:line.end()] + indented + text[line.end():])
+
+
+def test_every_snippet_has_its_place():
+    for page in (README, CHANGING):
+        blocks = [block for language, block in FENCE.findall(page.read_text()) if language == "python"]
+        placed = [snippet(word, page) for of, word, *_ in PLACES if of == page]
+        assert sorted(placed) == sorted(blocks)
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A copy of the repository with small data, and .venv as `python3 -m venv .venv` makes it."""
+    """A copy of the repository with small data and all snippets, and .venv as its page makes it."""
     place = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(
         ".*", "__pycache__", "logs", "data", "tests", "*_2???_*"))
-    for file in (place / "video_data" / "moving_digit.py", place / "video_data" / "moving_digits.py"):
-        text = file.read_text()
-        for size, small in SMALL_DATA.items():
+    for page, *where in PLACES:
+        place_snippet(place, page, *where)
+    smaller = [("video_data/moving_digit.py", SMALL_DATA), ("video_data/moving_digits.py", SMALL_DATA),
+               ("video_data/squares.py", SMALL_DATA), ("make_videos.py", {"range(500)": "range(40)"})]
+    for name, sizes in smaller:
+        text = (place / name).read_text()
+        for size, small in sizes.items():
             text = text.replace(str(size), str(small))
-        assert text != file.read_text()
-        file.write_text(text)
-    tools_of_venv = place / ".venv" / "bin"
-    tools_of_venv.mkdir(parents=True)
+        assert text != (place / name).read_text(), name
+        (place / name).write_text(text)
+    programs = place / ".venv" / "bin"
+    programs.mkdir(parents=True)
     for name in ("python", "python3"):
-        (tools_of_venv / name).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-        (tools_of_venv / name).chmod(0o755)
-    (tools_of_venv / "activate").write_text(f'PATH="{tools_of_venv}:$PATH"\n')
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (programs / name).chmod(0o755)
+    (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
+    run_script(place, "python3 -c 'import os, numpy as np; exec(open(\"make_videos.py\").read())'")
     return place
+
+
+def run_script(place, *lines):
+    """Runs lines of a shell in the copy, where Python is that of the system until .venv is activated."""
+    home = {name: os.environ[name] for name in ("HOME", "TMPDIR") if name in os.environ}
+    activate = [] if any("activate" in line for line in lines) else [". .venv/bin/activate"]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(["set -ex", *activate, *lines])], cwd=place, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**home, "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stdout[-20000:]
+
+
+def check_that_it_learned(run_dir, steps=50):
+    logged = losses(run_dir)
+    assert logged[-1]["step"] == steps and logged[-1]["total_loss"] < logged[0]["total_loss"], run_dir
+    for term in ("memory_term", "smooth_term"):
+        assert 0 < logged[-1][term] < logged[-1]["total_loss"]
 
 
 @pytest.mark.slow
 def test_the_readme_from_top_to_bottom(clone):
-    for word, file in [("class SlowRSSMCell", "cells.py"), ('METRICS["mae"]', "metrics.py")]:
-        with open(clone / file, "a") as opened:
-            opened.write(f"\n\n{snippet(word)}")
-    dataset = snippet("my_videos").replace("range(500)", "range(40)")
-    subprocess.run([sys.executable, "-c", f"import os\nimport numpy as np\n{dataset}"], cwd=clone,
-                   check=True)
-    script = "\n".join(["set -ex", *map(runs_as, commands(README))])
-    environment = {name: value for name, value in os.environ.items() if name in ("HOME", "TMPDIR")}
-    done = subprocess.run(["bash", "-c", script], cwd=clone, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, env={**environment, "PATH": "/usr/bin:/bin"})
-    assert done.returncode == 0, done.stdout
+    run_script(clone, *map(runs_as, commands(README)))
     for run in ("moving_digits/my_run", "videos/first", "moving_digit_demo/slow"):
-        logged = losses(clone / "logs" / run)
-        assert logged[-1]["step"] == 50 and logged[-1]["total_loss"] < logged[0]["total_loss"], run
-        config = (clone / "logs" / run / "config.yml").read_text()
-        assert ("SlowRSSMCell" in config) == run.endswith("slow")
+        check_that_it_learned(clone / "logs" / run)
+    assert "SlowRSSMCell" in (clone / "logs" / "moving_digit_demo" / "slow" / "config.yml").read_text()
     (summary,) = (clone / "logs" / "moving_digits" / "my_run").glob("eval_*/summary.json")
     assert 0 < json.loads(summary.read_text())["metrics"]["mae"]["mean"] < 1
     assert (clone / "data.png").exists()
+
+
+@pytest.mark.slow
+def test_changes_of_the_model_learn(clone):
+    run_script(clone, *map(runs_as, commands(CHANGING)))
+    for run in ("moving_digit_demo/lstm", "moving_digit_demo/centred", "squares/squares"):
+        check_that_it_learned(clone / "logs" / run)
 
 
 # -------------------------------------------------------------------------------- the other pages
@@ -196,8 +249,8 @@ def small_data(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in fill_tables.pages() if page != README],
-                         ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [
+    page for page in fill_tables.pages() if page not in (README, CHANGING)], ids=lambda page: page.name)
 def test_the_commands_of_a_page(page, place, small_data, monkeypatch, capsys):
     monkeypatch.chdir(place)
     for command in commands(page):
@@ -223,12 +276,23 @@ def run(command, monkeypatch):
 # ------------------------------------------------------------------------------------- snippets
 
 
-def run_snippet(module, word):
-    """Runs a snippet of the README as if it stood in a module."""
-    exec(snippet(word), dict(vars(module)))
+def run_snippet(module, word, page=README):
+    """Runs a snippet as if it stood in a module."""
+    exec(snippet(word, page), dict(vars(module)))
 
 
-def test_the_slow_cell_stays_bounded(monkeypatch):
+@pytest.mark.parametrize("page, name", [(README, "SlowRSSMCell"), (CHANGING, "LSTMCell")])
+def test_the_states_of_a_cell_stay_bounded(page, name, monkeypatch):
+    monkeypatch.setattr(cells, "CELLS", dict(cells.CELLS))
+    run_snippet(cells, f"class {name}", page)
+    cell = cells.CELLS[name](tiny(cell_deter_size=6), 0, context_size=8, obs_size=32)
+    state = cells.State(tf.random.stateless_normal([2, 3], [0, 0]), tf.fill([2, 6], 0.5))
+    ticks = cell.scan(state, 10 * tf.random.stateless_normal([2, 300, 8], [0, 2]),
+                      tf.random.stateless_normal([2, 300, 3], [0, 3]), tf.zeros([300]))
+    assert np.abs(ticks.deter).max() <= 1
+
+
+def test_the_slow_cell_is_half_of_what_was(monkeypatch):
     monkeypatch.setattr(cells, "CELLS", dict(cells.CELLS))
     run_snippet(cells, "class SlowRSSMCell")
     slow, plain = (cells.CELLS[name](tiny(), 0, context_size=8, obs_size=32)
@@ -238,26 +302,10 @@ def test_the_slow_cell_stays_bounded(monkeypatch):
     inputs = tf.random.stateless_normal([2, 8], [0, 1]), tf.zeros([2, 3])
     np.testing.assert_allclose(
         slow.tick(state, *inputs).deter, (plain.tick(state, *inputs).deter + 0.5) / 2, rtol=1e-5)
-    many = slow.scan(state, 10 * tf.random.stateless_normal([2, 300, 8], [0, 2]),
-                     tf.random.stateless_normal([2, 300, 3], [0, 3]), tf.zeros([300]))
-    assert np.abs(many.deter).max() <= 1
-
-
-def test_the_lstm_cell_is_the_one_that_is_tested():
-    page = ROOT / "docs" / "changing.md"
-    printed, made = snippet("class LSTMRSSMCell", page), {}
-    exec(printed, dict(vars(cells)), made)
-    theirs, ours = (kind(tiny(), 0, context_size=8, obs_size=32)
-                    for kind in (made["LSTMRSSMCell"], test_cells.LSTMRSSMCell))
-    theirs.set_weights(ours.get_weights())
-    state = cells.State(tf.zeros([2, 3]), tf.random.stateless_normal([2, 10], [0, 0]))
-    for a, b in zip(*(tf.nest.flatten(cell.tick(state, tf.ones([2, 8]), tf.ones([2, 3])))
-                      for cell in (theirs, ours)), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_a_term_is_the_line_of_the_losss_comment():
-    assert snippet("memory_term", ROOT / "docs" / "changing.md").strip() == test_cwvae.EXAMPLE
+    assert snippet("memory_term").strip() == test_cwvae.EXAMPLE
 
 
 def test_a_metric_is_a_record(monkeypatch):
@@ -265,3 +313,16 @@ def test_a_metric_is_a_record(monkeypatch):
     run_snippet(metrics, 'METRICS["mae"]')
     found = metrics.METRICS["mae"].function(tf.zeros([2, 4, 4, 1]), tf.fill([2, 4, 4, 1], 0.25), None)
     np.testing.assert_allclose(found, [0.25, 0.25])
+
+
+def test_a_metric_may_be_undefined(monkeypatch):
+    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+    run_snippet(metrics, 'METRICS["mae_above"]', CHANGING)
+    position = np.zeros([2, 5, 1, 2], np.float32)
+    position[1, 3:, 0, 0] = 30
+    factors = metrics.Factors({"position": position, "label": None}, {"position": position})
+    found = metrics.METRICS["mae_above"].score(
+        tf.zeros([2, 1, 5, 4, 4, 1]), tf.fill([2, 3, 5, 4, 4, 1], 0.25), factors)
+    want = np.full([2, 3, 5], 0.25)
+    want[1, :, 3:] = np.nan
+    np.testing.assert_allclose(found, want)

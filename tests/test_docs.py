@@ -16,7 +16,7 @@ import fill_tables  # noqa: E402
 PAGES = [*fill_tables.pages(), ROOT / "CONTRIBUTING.md", ROOT / "results" / "experiments.md"]
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 # What programs write, and what a reader is told to make or to have; none of it is in the repository.
-OUTPUTS = re.compile(r"\b(my_videos|their_run|my_run|my_model|EXPERIMENT|clip|comparison|eval_<)")
+OUTPUTS = re.compile(r"\b(my_videos|their_run|my_run|my_model|EXPERIMENT|clip|comparison|squares|eval_<)")
 
 
 def text_of(page):

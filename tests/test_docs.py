@@ -16,7 +16,8 @@ import fill_tables  # noqa: E402
 PAGES = [*fill_tables.pages(), ROOT / "CONTRIBUTING.md", ROOT / "results" / "experiments.md"]
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 # What programs write, and what a reader is told to make or to have; none of it is in the repository.
-OUTPUTS = re.compile(r"\b(my_videos|their_run|my_run|my_model|EXPERIMENT|clip|comparison|squares|eval_<)")
+OUTPUTS = re.compile(
+    r"\b(my_videos|their_run|my_run|my_model|EXPERIMENT|clip|comparison|squares|eval_<)")
 
 
 def text_of(page):
@@ -106,7 +107,7 @@ def test_every_flag_exists(known_flags):
         for line in re.sub(r"\\\n", " ", text).splitlines():
             flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", line))
             script = re.search(r"python3 (\w+\.py)", line)
-            known = known_flags[script[1]] | FOREIGN if script else everywhere
+            known = known_flags.get(script[1], set()) | FOREIGN if script else everywhere
             assert flags <= known, f"{page.name}: {sorted(flags - known)} in {line!r}"
 
 

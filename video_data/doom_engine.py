@@ -156,17 +156,25 @@ def _watch(jobs):
 
     Neither can clean up after itself then: the working folder and the memory that they share go here.
     """
-    for line in sys.stdin.buffer:
-        jobs.put(line)
-    starting.acquire(timeout=PATIENCE / 2)  # From here on no engine starts.
-    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:  # Where there is such a file.
+    folder = os.getcwd()
+    try:
+        for line in sys.stdin.buffer:
+            jobs.put(line)
+        starting.acquire(timeout=PATIENCE / 2)  # From here on no engine starts.
+        _remove_shared_memory()
+        last = time.monotonic() + PATIENCE / 2
+        while os.path.exists(folder) and time.monotonic() < last:  # The engine may write into it still.
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.killpg(0, signal.SIGKILL)
+
+
+def _remove_shared_memory():
+    """Removes the files of the memory that this process shares with its engine, as Linux lists them."""
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
         for path in {line.split()[-1] for line in maps if "/ViZDoom" in line}:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-    folder, last = os.getcwd(), time.monotonic() + PATIENCE / 2
-    while os.path.exists(folder) and time.monotonic() < last:  # An engine that starts writes into it.
-        shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
 
 
 def _render(walks, size):

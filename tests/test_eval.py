@@ -24,6 +24,7 @@ import evaluations
 import metrics
 import networks
 import plot
+import report
 import runs
 import tools
 from config import load_config
@@ -156,6 +157,40 @@ def test_a_model_that_diverged_is_one_line(predictor, data):
     with pytest.raises(tools.UserError, match="test video 2 are not finite: the model has diverged"):
         predictor.predict(data.batch(2, 1), 2)
     bias.assign(before)
+
+
+def test_undefined_frames_are_left_out_and_counted(tmp_path):
+    psnr, rng = metrics.METRICS["psnr"], np.random.default_rng(0)
+    values = {"psnr": 20 + rng.normal(size=[6, 1, 5])}
+    values |= {f"psnr_{name}": 10 + rng.normal(size=[6, 5]) for name in metrics.TRIVIAL}
+    values |= {f"psnr_{name}": 20 + rng.normal(size=[6, 4]) for name in ("reconstruction", "one_step")}
+    for name in ("psnr", *(f"psnr_{predictor}" for predictor in metrics.TRIVIAL)):
+        values[name][0], values[name][..., 3] = np.nan, np.nan
+    settings = {"dataset": "videos", "open_loop_ctx": 4, "eval_seq_len": 9, "num_examples": 6,
+                "num_samples": 1}
+    numbers = evaluation.save_numbers(str(tmp_path), values, [psnr], settings, None)
+    found = numbers["metrics"]["psnr"]
+    assert (found["videos"], found["frames"]) == (5, 20)
+    assert found["mean"] == pytest.approx(values["psnr"][1:][..., [0, 1, 2, 4]].mean())
+    assert numbers["better_than_trivial"]["psnr"] == [[5, 7], [9, 9]]  # Nothing is known of frame 8.
+    assert "defined in 20 of the 30 predicted frames, in 5 of the 6 videos" in report.table_text(numbers)
+    curve = np.load(tmp_path / "psnr_mean.npz")["arr_0"]
+    np.testing.assert_array_equal(np.isnan(curve), [False, False, False, True, False])
+
+
+def test_jit_false_compiles_nothing(make_predictor, data, monkeypatch):
+    asked, function = [], tf.function
+
+    def spy(body, **named):
+        asked.append(named.get("jit_compile"))
+        return function(body, **named)
+
+    monkeypatch.setattr(tf, "function", spy)
+    made = {jit: make_predictor(jit=jit) for jit in ("auto", False)}
+    assert asked and any(asked)
+    asked.clear()
+    Predictor(made[False].config, made[False].model, 1, 0).observe(data.batch(0, 1), 0)
+    assert len(asked) >= 4 and not any(asked)
 
 
 def test_the_speed_is_measured_without_compilation():

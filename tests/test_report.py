@@ -131,6 +131,30 @@ def test_the_order_of_embedding_is_best_and_worst_in_turn():
     assert report.best_and_worst(lpips, np.array([3.0, 5.0, 1.0])) == [2, 1, 0]
 
 
+def test_frames_for_which_a_metric_is_undefined_leave_gaps(evaluation, tmp_path):
+    folder = shutil.copytree(evaluation, tmp_path / "evaluation")
+    values = dict(np.load(folder / "metrics.npz"))
+    values["ssim"][:, :, 2], values["ssim"][0] = np.nan, np.nan
+    np.savez(folder / "metrics.npz", **values)
+    numbers = json.loads((folder / "summary.json").read_text())
+    numbers["metrics"][f"ssim_mean_of_{SAMPLES}"] |= {"videos": EXAMPLES - 1, "frames": 28}
+    numbers["metrics"]["ssim_black"] |= {"mean": None, "confidence_95": None, "videos": 0, "frames": 0}
+    (folder / "summary.json").write_text(json.dumps(numbers))
+    report.save_page(str(folder))
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    text = (folder / "report.html").read_text()
+    page = json.loads(re.search('<script type="application/json" id="page">(.*?)</script>', text)[1],
+                      parse_constant=refuse)
+    (curve,) = (curve for curve in page["curves"] if curve["name"] == "ssim")
+    assert [value is None for value in curve["model"]] == [False] * 2 + [True] + [False] * 5
+    np.testing.assert_allclose(curve["model"][0], values["ssim"][1:, :, 0].mean(), rtol=1e-3)
+    assert page["examples"][0]["values"]["ssim"] is None and "undefined" in text
+    assert "defined in 28 of the 40 predicted frames, in 4 of the 5 videos" in text
+
+
 def test_spans_of_frames_are_said_in_words():
     assert report.spans_text([[37, 60]], 36, 464) == (
         "the model is better than every trivial predictor from frame 37 to 60: "

@@ -383,6 +383,8 @@ def bench_data(flags):
 
     Each measurement is a process of its own, so that its memory can be told.
     """
+    if not hasattr(os, "posix_fadvise"):
+        raise tools.UserError("bench.py data empties the page cache, by a call that Linux alone has")
     num_videos, batch_size, seconds = flags.videos, flags.batch_size, flags.seconds
     if flags.measure:
         config = Config(dataset="minerl", data_root=flags.root, channels=3, batch_size=batch_size)

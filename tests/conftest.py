@@ -71,6 +71,18 @@ def run_dir(workplace):
 
 
 @pytest.fixture
+def here(monkeypatch, capsys):
+    """A function that runs a script's main in this process, which saves imports. Returns its output."""
+    def run(main, *flags):
+        monkeypatch.setattr("sys.argv", [f"{main.__module__}.py", *map(str, flags)])
+        capsys.readouterr()
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
 def refusal(monkeypatch, capsys):
     """A function that runs a script's main in this process: the one line by which it refuses flags."""
     def run(main, *flags):

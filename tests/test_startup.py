@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import bench
 import startup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -87,6 +88,11 @@ def test_calls_that_linux_alone_has_are_not_needed():
     then = "import train, analyze, plot, bench, data_loader, tools; __import__('eval')\n"
     then += "assert tools.cores() == os.cpu_count()"
     assert not import_startup(first, then=then)
+
+
+def test_a_measurement_that_linux_alone_allows_is_refused_elsewhere(refusal, monkeypatch):
+    monkeypatch.delattr(os, "posix_fadvise")
+    assert "Linux alone" in refusal(bench.main, "data")
 
 
 def test_runs_sets_tensorflow_up_as_scripts_do():

@@ -11,7 +11,9 @@ import tensorflow as tf
 from conftest import finish, scalars, script, wait_for_step
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG as HPARAMS
 
+import analyze
 import distribution
+import eval as evaluation
 import runs
 import tools
 import train
@@ -73,9 +75,8 @@ def test_a_stopped_run_goes_on_exactly(number, run_dir, workplace, tmp_path):
     assert (stopped / "metrics.jsonl").read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
 
 
-def test_a_finished_run_says_so(run_dir, workplace):
-    output = finish(script("train.py", "--config", workplace / "tiny.yml"))
-    assert "Trained for 24 steps already" in output
+def test_a_finished_run_says_so(run_dir, workplace, here):
+    assert "Trained for 24 steps already" in here(train.main, "--config", workplace / "tiny.yml")
 
 
 @pytest.mark.parametrize("flags, says", [
@@ -124,11 +125,10 @@ def test_a_truncated_checkpoint_is_one_line(run_dir, workplace, refusal, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
-    output = finish(script(
-        "train.py", "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--lr", "1e30",
-        "--clip-grad-norm-by", "null", "--save-model-every", 1), code=1)
-    assert "train.py: the loss of step" in output and "Clips: " in output
+def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, here):
+    with pytest.raises(SystemExit, match="^train.py: the loss of step .* Clips: "):
+        here(train.main, "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--lr", "1e30",
+             "--clip-grad-norm-by", "null", "--save-model-every", 1)
     (run,) = (tmp_path / "moving_digits_demo").iterdir()
     newest = tf.train.latest_checkpoint(run / "model")
     values = [tf.train.load_variable(newest, name) for name, _ in tf.train.list_variables(newest)
@@ -348,27 +348,27 @@ def test_noise_is_the_same_compiled_and_not(workplace):
 
 
 @pytest.mark.slow
-def test_another_cell_trains_compiled_in_bfloat16(workplace, tmp_path):
-    output = finish(script(
-        "train.py", "--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell",
-        "--jit", "true", "--precision", "bfloat16", "--save-gifs", "false", "--max-steps", 4,
-        "--log-root", tmp_path))
+def test_another_cell_trains_compiled_in_bfloat16(workplace, tmp_path, here):
+    output = here(
+        train.main, "--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell", "--jit",
+        "true", "--precision", "bfloat16", "--save-gifs", "false", "--max-steps", 4, "--log-root",
+        tmp_path)
     assert "in bfloat16, compiled by XLA" in output
 
 
 @pytest.mark.slow
-def test_another_cell_trains_resumes_evaluates_and_is_analysed(workplace, tmp_path):
+def test_another_cell_trains_resumes_evaluates_and_is_analysed(workplace, tmp_path, here):
     flags = ["--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell",
              "--cell-stoch-classes", 3, "--save-gifs", "false", "--log-root", tmp_path]
     for name, steps in [("whole", [8]), ("pieces", [4, 8])]:
         for total in steps:
-            finish(script("train.py", *flags, "--name", name, "--max-steps", total))
+            here(train.main, *flags, "--name", name, "--max-steps", total)
     whole, pieces = (tmp_path / "moving_digits_demo" / name for name in ("whole", "pieces"))
     assert scalars(whole)[-2:] == scalars(pieces)[-2:]
     model = ["--model-dir", pieces, "--out"]
-    finish(script("eval.py", *model, tmp_path / "eval", "--num-examples", 2))
-    finish(script("analyze.py", "levels", *model, tmp_path / "levels", "--num-examples", 2))
-    finish(script("analyze.py", "information", *model, tmp_path / "information", "--num-examples", 2))
-    finish(script("analyze.py", "dream", *model, tmp_path / "dream", "--frames", 9))
+    here(evaluation.main, *model, tmp_path / "eval", "--num-examples", 2)
+    here(analyze.main, "levels", *model, tmp_path / "levels", "--num-examples", 2)
+    here(analyze.main, "information", *model, tmp_path / "information", "--num-examples", 2)
+    here(analyze.main, "dream", *model, tmp_path / "dream", "--frames", 9)
     entropy = scalars(pieces)[-1]["avg_entropy_prior__level_0"]
     assert 0 < entropy <= 3 * np.log(3) + 1e-3  # of three variables of three classes

@@ -8,7 +8,7 @@ import subprocess
 import time
 from importlib import metadata
 
-from tools import UserError, save_json
+from tools import UserError, __version__, save_json
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 MODEL = ("cells.py", "cnns.py", "cwvae.py", "kernels.py", "conv_kernels.py", "distribution.py")
@@ -45,7 +45,7 @@ def entry():
         differs = commit and bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "commit": commit, "differs": differs,
-        "versions": {"python": platform.python_version(),
+        "versions": {"project": __version__, "python": platform.python_version(),
                      **{name: metadata.version(name) for name in PACKAGES}},
         "model": {name: _digest(os.path.join(ROOT, name)) for name in MODEL}}
 

@@ -12,6 +12,8 @@ import sys
 
 import filelock
 
+__version__ = "1.0"  # of this project
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # These errors tell of the machine, so one line tells the user more than a traceback.
 OF_THE_MACHINE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,

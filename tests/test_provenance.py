@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 import provenance
+import tools
 from tools import UserError
 
 
@@ -43,7 +44,8 @@ def test_the_commit_and_whether_files_differ_from_it(folder):
     assert (provenance.entry()["commit"], provenance.entry()["differs"]) == (made, False)
     (folder / "cells.py").write_text("other")
     assert (provenance.entry()["commit"], provenance.entry()["differs"]) == (made, True)
-    assert provenance.entry()["versions"]["tensorflow"].count(".") == 2
+    versions = provenance.entry()["versions"]
+    assert versions["tensorflow"].count(".") == 2 and versions["project"] == tools.__version__
 
 
 def test_a_repository_above_ours_is_not_ours(folder, tmp_path):

@@ -47,6 +47,7 @@ import startup
 
 # isort: split
 import errno
+import functools
 import os
 import shutil
 import time
@@ -67,7 +68,7 @@ import probe
 import runs
 from cells import State, fold_in
 from config import load_config
-from cwvae import CWVAE, last_state
+from cwvae import CWVAE, in_chunks, last_state
 from pixels import to_uint8
 from predictor import Predictor, even_batches, factors_of, noise_of_videos, not_finite
 from tables import estimate_text, markdown
@@ -424,14 +425,13 @@ def nats_per_frame(model, levels_of, batch, seeds):
     """The three quantities of a batch of videos, [B, L] each, in nats per frame, chunk by chunk."""
     size, frames = batch["video"].shape[:2]
     chunk = chunk_length(model.config.strides)
-    total, states = 0, model.initial_states(size)
-    for number, start in enumerate(range(0, frames, chunk)):
-        video = batch["video"][:, start:start + chunk]
-        actions = batch["actions"][:, start:start + chunk] if "actions" in batch else None
-        noise = noise_of_videos(model, [fold_in(seed, 2) for seed in seeds], number, 1, video.shape[1])
-        nats, states = levels_of(model, video, noise, states, actions)
-        total += np.stack(nats)
-    return total / frames
+
+    def noise(start, frames):
+        return noise_of_videos(model, [fold_in(seed, 2) for seed in seeds], start // chunk, 1, frames)
+
+    pieces = in_chunks(functools.partial(levels_of, model), batch["video"], batch.get("actions"),
+                       model.initial_states(size), noise, chunk)
+    return sum(np.stack(nats) for nats in pieces) / frames
 
 
 def information_table(values, data, config):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import startup
 from cells import fold_in
-from cwvae import last_state, state_vector
+from cwvae import in_chunks, last_state, state_vector
 from pixels import to_uint8
 from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos
 from video_data import folder, videos
@@ -98,19 +98,19 @@ class VideoModel:
     def _rollouts(self, videos, actions, seed, single):
         """Yields Rollouts of pieces of the videos, one after the other."""
         actions = self._actions(actions, videos, videos.shape[1], single).get("actions")
-        stride, states = self.config.strides[-1], None
-        chunk = -(-OBSERVED_AT_ONCE // stride) * stride
+        stride = self.config.strides[-1]
         seeds = [fold_in([seed or 0, 0], number) for number in range(len(videos))]
-        states = self.model.initial_states(len(videos))
-        for start in range(0, videos.shape[1], chunk):
-            piece = videos[:, start:start + chunk]
-            noise = noise_of_videos(self.model, seeds, start, 1, piece.shape[1])
-            if seed is None:
-                noise = [tf.zeros_like(level) for level in noise]
-            rollout = self._rollout(
-                piece, noise, states, None if actions is None else actions[:, start:start + chunk])
-            states = [last_state(level) for level in rollout.levels]
-            yield rollout
+
+        def noise(start, frames):
+            levels = noise_of_videos(self.model, seeds, start, 1, frames)
+            return [tf.zeros_like(level) for level in levels] if seed is None else levels
+
+        def observe(*inputs):
+            rollout = self._rollout(*inputs)
+            return rollout, [last_state(level) for level in rollout.levels]
+
+        return in_chunks(observe, videos, actions, self.model.initial_states(len(videos)), noise,
+                         -(-OBSERVED_AT_ONCE // stride) * stride)
 
     def _nats_of_frames(self, rollout):
         """[B, T] nats of a Rollout."""

@@ -414,7 +414,7 @@ def describe(config, clips):
         kind = "values of an action, one-hot" if config.actions == "onehot" else "numbers to an action"
         yield f"  {clips.action_size} {kind}"
     if config.dataset == "videos":
-        lines = [*folder.describe(header), *folder.describe_listing(folder.listing_of(config))]
+        lines = [*folder.describe(header), *files.describe(folder.listing_of(config))]
         yield from (f"  {line}" for line in lines)
     size = sum(os.path.getsize(os.path.join(parent, name))
                for path in paths.values() for parent, _, names in os.walk(path) for name in names)

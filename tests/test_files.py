@@ -104,7 +104,7 @@ def test_what_this_project_writes_is_left_out(tmp_path):
           "frames_64x64x3/rows", "frames_64x64x3.lock")
     listing = files.find(str(tmp_path), not_below=[str(tmp_path / "logs")])
     assert list(listing.videos) == ["a.mp4", "b.mp4"] and not listing.unread
-    assert listing.own == ["eval", "frames_64x64x3", "logs", "run"]
+    assert listing.own == ["eval", "logs", "run"]
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

@@ -54,6 +54,17 @@ class Listing(typing.NamedTuple):
     unlisted: dict
 
 
+def describe(listing, most=10):
+    """Yields lines on what a folder holds beside its videos."""
+    if listing.unread:
+        yield "not read: " + ", ".join(
+            f"{count} {ending}" for ending, count in listing.unread.most_common(most))
+    if listing.own:
+        yield f"left out, since this project wrote it: {', '.join(map(shown, listing.own[:most]))}"
+    for folder, why in listing.unlisted.items():
+        yield f"{shown(folder)} cannot be listed: {why}"
+
+
 def kinds():
     """What counts as a video, in words."""
     return f"{', '.join(ENCODED + ARRAYS)}, TIFF files of several pages, or folders of numbered images"
@@ -182,10 +193,10 @@ def find(root, patterns=(), not_below=()):
         status = os.stat(parent)
         own = any(files <= {*names, *folders} for files in OWN)
         # A data_root of this project's own is what the user asked for.
-        if own and parent != root or os.path.realpath(parent) in not_below:
+        written = own and parent != root or os.path.realpath(parent) in not_below
+        if written and "rows" not in names:  # Everybody knows of the prepared frames.
             listing.own.append(os.path.relpath(parent, root))
-        if (status.st_dev, status.st_ino) in seen or own and parent != root or (
-                os.path.realpath(parent) in not_below):
+        if (status.st_dev, status.st_ino) in seen or written:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))

@@ -39,7 +39,7 @@ def prepare(config):
             for one in (path, _actions_path(config)):
                 store.recover(one)
             if not is_current():
-                for line in describe_listing(listing):
+                for line in files.describe(listing):
                     _say(f"{config.data_root}: {line}.")
                 _build(config, listing, keys)
                 _say(f"Prepared {path}.")
@@ -362,17 +362,6 @@ def open_one_hot(paths, split, classes=None):
 
 
 # ---------------------------------------------------------------------------------------- in words
-
-
-def describe_listing(listing):
-    """Yields lines on what there is beside the videos."""
-    if listing.unread:
-        yield "not read: " + ", ".join(f"{count} {ending}" for ending, count in
-                                       listing.unread.most_common(NAMED))
-    if listing.own:
-        yield f"left out, since this project wrote it: {', '.join(map(shown, listing.own[:NAMED]))}"
-    for folder, why in listing.unlisted.items():
-        yield f"{shown(folder)} cannot be listed: {why}"
 
 
 def describe(header):

@@ -16,7 +16,6 @@ import concurrent.futures
 import functools
 import os
 import sys
-import tempfile
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +26,7 @@ import tools
 from config import load_config
 from flags import EPILOG, Parser, parse_config_flags
 from tools import UserError
-from video_data import files, folder, store, videos
+from video_data import files, folder, single_file, store, videos
 from video_data.preparation import BUILDERS, notice, prepare
 
 NAMED = 3  # How many of the videos that are too short are named.
@@ -260,7 +259,7 @@ def _open(config, split):
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     root = config.data_root
     if os.path.isfile(root) or files.is_video(root) and not os.path.isdir(root):
-        return _open_file(config, split), "test"
+        return single_file.open_as(config, split), "test"
     paths = prepare(config, split if split == "test" else None)
     if split == "val" and split not in store.splits(paths["video"]):
         split = "test"
@@ -272,41 +271,6 @@ def _open(config, split):
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {channels}")
     return opened, split
-
-
-def _open_file(config, split):
-    """Opens a single file as the test split, in whatever form of frames the config has."""
-    path = config.data_root
-    if not (files.is_video(path) and os.path.isfile(path)):
-        raise UserError(f"data_root: {path} is neither a folder nor a video file "
-                        f"({', '.join(files.ENCODED + files.ARRAYS)})")
-    if split == "train":
-        raise UserError(f"data_root: {path} is a single file; training needs a folder")
-    try:
-        request = folder.request_of(config, files.File(path))
-        with videos.Readers() as readers:
-            frames, found, left_out = readers.read(request._replace(scratch=None))
-    except videos.Broken as error:
-        raise UserError(f"data_root: {path}: {error}") from None
-    except OSError as error:  # Of writing: what cannot be read is broken.
-        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
-    for part, why in left_out.items():
-        print(f"Left out {files.shown(path + part)}: {why}.", file=sys.stderr)
-    for note in dict.fromkeys(note for video in found for note in video.notes):
-        print(f"{files.shown(path)} {note}.", file=sys.stderr)
-    names = [path + video.part for video in found]
-    lengths = [video.length for video in found]
-    opened = {"video": store.Videos(frames, lengths, names)}
-    if config.actions:
-        folder.check_actions(
-            ((name, None if video.actions is None else video.actions.shape[1], video.refused)
-             for name, video in zip(names, found, strict=True)), config.actions == "onehot")
-        actions = [video.actions for video in found]
-        opened["actions"] = (
-            folder.OneHot(actions, lengths, names, config.action_classes or max(
-                rows.shape[1] for rows in actions))
-            if config.actions == "onehot" else store.Videos(np.concatenate(actions), lengths, names))
-    return opened
 
 
 def _gather(threads, opened, places, seq_len, skip):
@@ -411,8 +375,7 @@ def describe(config, clips):
     yield (f"  {clips.num_clips:,} training clips of {config.seq_len} frames, "
            f"{clips.steps_per_epoch:.1f} steps an epoch")
     if "actions" in paths:
-        kind = "values of an action, one-hot" if config.actions == "onehot" else "numbers to an action"
-        yield f"  {clips.action_size} {kind}"
+        yield f"  {clips.action_size} numbers to an action{', one-hot' * (config.actions == 'onehot')}"
     if config.dataset == "videos":
         lines = [*folder.describe(header), *files.describe(folder.listing_of(config))]
         yield from (f"  {line}" for line in lines)

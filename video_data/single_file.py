@@ -1,0 +1,49 @@
+"""One file of video, evaluated without a store."""
+
+import os
+import sys
+import tempfile
+
+import numpy as np
+
+from tools import UserError
+from video_data import files, folder, store, videos
+
+
+def open_as(config, split):
+    """Opens config.data_root, a file, as the test split, in the form of frames that the config has.
+
+    Returns a dict: `video`, a store.Videos, and with config.actions `actions`, the same or a
+    folder.OneHot. Raises UserError where it cannot be read, or `split` is another.
+    """
+    path = config.data_root
+    if not (files.is_video(path) and os.path.isfile(path)):
+        raise UserError(f"data_root: {path} is neither a folder nor a video file "
+                        f"({', '.join(files.ENCODED + files.ARRAYS)})")
+    if split == "train":
+        raise UserError(f"data_root: {path} is a single file; training needs a folder")
+    try:
+        request = folder.request_of(config, files.File(path))
+        with videos.Readers() as readers:
+            frames, found, left_out = readers.read(request._replace(scratch=None))
+    except videos.Broken as error:
+        raise UserError(f"data_root: {path}: {error}") from None
+    except OSError as error:  # Of writing: what cannot be read is broken.
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
+    for part, why in left_out.items():
+        print(f"Left out {files.shown(path + part)}: {why}.", file=sys.stderr)
+    for note in dict.fromkeys(note for video in found for note in video.notes):
+        print(f"{files.shown(path)} {note}.", file=sys.stderr)
+    names = [path + video.part for video in found]
+    lengths = [video.length for video in found]
+    opened = {"video": store.Videos(frames, lengths, names)}
+    if config.actions:
+        folder.check_actions(
+            ((name, None if video.actions is None else video.actions.shape[1], video.refused)
+             for name, video in zip(names, found, strict=True)), config.actions == "onehot")
+        actions = [video.actions for video in found]
+        opened["actions"] = (
+            folder.OneHot(actions, lengths, names, config.action_classes or max(
+                rows.shape[1] for rows in actions))
+            if config.actions == "onehot" else store.Videos(np.concatenate(actions), lengths, names))
+    return opened

@@ -308,11 +308,12 @@ def writing(config, path):
         reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
         number = getattr(reason, "errno", None)
         if number in CANNOT_WRITE:
-            key = "cache_root" if config.cache_root else "data_root"
+            own = config.dataset == "videos"  # The others have their frames beside their records.
+            key = "cache_root" if own and config.cache_root else "data_root"
+            advice = "; cache_root (--cache-root) may name another folder for what is prepared" * own
             raise UserError(
                 f"{key}: {config.dataset} is not prepared in {getattr(config, key)!r}, and cannot be: "
-                f"{reason.strerror}: {reason.filename}; cache_root (--cache-root) may name another "
-                "folder for what is prepared") from None
+                f"{reason.strerror}: {reason.filename}{advice}") from None
         raise
 
 

@@ -57,7 +57,7 @@ INSTEAD = [
     (r"(python3 train\.py --config configs/results/.*)", rf"\1 {QUICK}", HOURS),
     (r"(python3 eval\.py .*--num-examples) (10|20|50)\b(.*)", r"\1 2\3 --no-save-grid", HOURS),
     (r"(python3 eval\.py --model-dir=\S+)", r"\1 --num-examples 2 --no-save-grid", HOURS),
-    (r"(python3 analyze\.py .*)--num-examples 20(.*)", r"\1--num-examples 2\2", HOURS),
+    (r"(python3 analyze\.py .*)--num-examples [25]0(.*)", r"\1--num-examples 4\2", HOURS),
     (r"(python3 analyze\.py information .*)", r"\1 --num-examples 2", HOURS),
     (r"(python3 bench\.py train) --config \S+ (.*)", r"\1 --config tiny.yml --runs 1 \2", HOURS),
     (r"(python3 bench\.py eval) --config \S+ .*", r"\1 --config tiny.yml --runs 1 --samples 1", HOURS),

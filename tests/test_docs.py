@@ -79,7 +79,8 @@ def test_every_figure_is_shown_once():
 
 # -------------------------------------------------------------------------------------------- flags
 
-COMMANDS = {"analyze.py": ("levels", "information", "dream"), "bench.py": ("train", "eval", "data")}
+COMMANDS = {"analyze.py": ("levels", "information", "probe", "dream"),
+            "bench.py": ("train", "eval", "data")}
 # Flags of other programs that pages name.
 FOREIGN = {"--ntasks-per-node", "--index-url"}
 

@@ -68,7 +68,7 @@ def test_log_prob_is_that_of_the_pixels():
     error = (decoder(states) - video) / 0.3
     expected = -0.5 * error**2 - np.log(0.3) - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(
-        decoder.log_prob(states, video), tf.reduce_sum(expected, [2, 3, 4]), rtol=1e-5)
+        decoder.pixels(states).log_prob(video), tf.reduce_sum(expected, [2, 3, 4]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("frames, stride, expected", [

@@ -194,4 +194,4 @@ class VideoModel:
         """Frames as an array of the kind of the video that was given."""
         frames = frames[0] if single else frames
         dtype = np.asarray(video).dtype
-        return to_uint8(frames).numpy() if dtype == np.uint8 else frames.astype(dtype)
+        return to_uint8(frames) if dtype == np.uint8 else frames.astype(dtype)

@@ -21,6 +21,7 @@ import data_loader
 import eval as evaluation
 import metrics
 import plot
+import runs
 from config import Config
 from cwvae import CWVAE
 from tools import UserError
@@ -409,7 +410,8 @@ def test_an_evaluation_says_what_is_remembered_of_mazes(small, tmp_path, capsys,
                            cell_embed_size=4, enc_dense_embed_size=6, open_loop_ctx=20)
     data = data_loader.evaluation_sequences(config)
     flags = argparse.Namespace(lpips=None, fvd_model=None, num_samples=2, seed=0, num_examples=3,
-                               batch_size=6, no_save_grid=True)
+                               batch_size=6, no_save_grid=True, model_dir="none")
+    monkeypatch.setattr(runs, "find_checkpoint", lambda model_dir: (str(tmp_path), "none"))
     settings = dataclasses.asdict(config) | {"checkpoint": "none", "eval_seed": 0, "num_examples": 3,
                                              "num_samples": 2, "data_digest": ""}
     out = tmp_path / "eval_1"

@@ -84,8 +84,9 @@ def test_a_flag_takes_odd_values_or_says_what_is_wrong(
             for module, name in [(evaluation, "evaluate"), (analyze, "levels"), (analyze, "information"),
                                  (analyze, "dream"), (plot, "save_comparison")]:
                 monkeypatch.setattr(module, name, lambda *_: "a.png")
-            for name in ("bench_train", "bench_eval", "bench_data"):
-                monkeypatch.setattr(bench, name, lambda flags: {})
+            for name in ("bench_train", "bench_eval"):
+                monkeypatch.setattr(bench, name, lambda flags: bench.configure(flags) and {})
+            monkeypatch.setattr(bench, "bench_data", lambda flags: {})
             for module in (evaluation, analyze):
                 monkeypatch.setattr(module, "CWVAE", lambda *_: None)
                 monkeypatch.setattr(module.runs, "restore_model", lambda *_: "ckpt-1")

@@ -54,7 +54,8 @@ class Config:
         False, "keep the frames before the first that is damaged, of videos of your own (false: leave "
                "such videos out)", "training")
     cache_root: str | None = _key(
-        None, "folder that the prepared frames of videos of your own go to (null: beside them)")
+        None, "folder that prepared data go to, where data_root is not to be written to (null: "
+              "data_root)")
     seq_len: int = _key(100, "frames of a training clip", "training", min=1)
     eval_seq_len: int | None = _key(
         None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)

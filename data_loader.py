@@ -8,6 +8,25 @@ then read from it by index, and which clips a step reads is a function of (seed,
 says what there is, without training, and draws what the model would see.
 """
 
+import tools
+from config import load_config
+from flags import EPILOG, Parser, parse_config_flags
+
+
+def read_config():
+    """The config that the command line asks for, and the file to draw into."""
+    parser = Parser(description="Says what a config's data are, and draws what the model sees.",
+                    epilog=EPILOG)
+    parser.add_argument("--out", default="data.png", metavar="FILE",
+                        help="contact sheet: a training clip a row (default: data.png)")
+    path, values, flags = parse_config_flags(parser)
+    return load_config(path, values), flags["out"]
+
+
+if __name__ == "__main__":
+    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    tools.run_script(read_config)
+
 import startup  # noqa: F401
 
 # isort: split
@@ -22,9 +41,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import pictures
-import tools
-from config import load_config
-from flags import EPILOG, Parser, parse_config_flags
 from tools import UserError
 from video_data import files, folder, single_file, store, videos
 from video_data.preparation import BUILDERS, notice, prepare
@@ -74,7 +90,7 @@ class Clips:
     @property
     def action_size(self):
         """Numbers of an action; 0 without actions."""
-        return _action_size(self._opened)
+        return self._opened["actions"].shape[0] if "actions" in self._opened else 0
 
     @functools.cached_property
     def fingerprint(self):
@@ -114,16 +130,13 @@ class Clips:
         return clips
 
     def batch(self, step):
-        """Reads this worker's share of a step: `video`, uint8 [b, T, S, S, C].
-
-        Also what else a batch of Sequences holds.
-        """
+        """Reads this worker's share of a step: what a batch of Sequences holds."""
         return self.read(self._share_of(step))
 
     def read(self, places):
         """Reads the clips at places, a list of (video, first frame), as batch does."""
-        config = self._config
-        return _gather(self._threads, self._opened, places, config.seq_len, config.frame_skip)
+        length, skip = self._config.seq_len, self._config.frame_skip
+        return _gather(self._threads, self._opened, places, length, skip)
 
     def describe(self, step):
         """Names the clips of this worker's share of a step, for a message."""
@@ -215,7 +228,7 @@ class Sequences:
     @property
     def action_size(self):
         """Numbers of an action; 0 without actions."""
-        return _action_size(self._opened)
+        return self._opened["actions"].shape[0] if "actions" in self._opened else 0
 
     def batch(self, start, size):
         """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, S, S, C].
@@ -306,10 +319,6 @@ def _leading_actions(actions, start, stop, skip):
     return np.concatenate([np.zeros_like(actions[:1]), sums])
 
 
-def _action_size(opened):
-    return opened["actions"].shape[0] if "actions" in opened else 0
-
-
 def _kept_frames(opened, skip):
     """Frames that frame_skip leaves of each video, int [videos]."""
     return -(-opened.lengths // skip)
@@ -342,21 +351,10 @@ SHEET_CLIPS, SHEET_FRAMES = 12, 16
 
 
 def main():
-    path, values, flags = parse_config_flags(_parser())
-    config = load_config(path, values)
+    config, out = read_config()
     clips = Clips(config)
     print("\n".join(describe(config, clips)))
-    print(f"Rows of {flags['out']}:")
-    for name in save_sheet(config, clips, flags["out"]):
-        print(f"  {files.shown(name)}")
-
-
-def _parser():
-    parser = Parser(description="Says what a config's data are, and draws what the model sees.",
-                    epilog=EPILOG)
-    parser.add_argument("--out", default="data.png", metavar="FILE",
-                        help="contact sheet: a training clip a row (default: data.png)")
-    return parser
+    print(f"Rows of {out}:", *map(files.shown, save_sheet(config, clips, out)), sep="\n  ")
 
 
 def describe(config, clips):

@@ -120,9 +120,8 @@ def hosted(tmp_path, monkeypatch):
 
 def config_for(dataset, tmp_path, **settings):
     settings = {"seq_len": 12, "eval_seq_len": 24, "batch_size": 3, "tmp_abs_factor": 2,
-                "open_loop_ctx": 4, **settings}
-    return Config(dataset=dataset, data_root=str(tmp_path / "data"),
-                  channels=twins.LAYOUTS[dataset][1], **settings)
+                "open_loop_ctx": 4, "channels": twins.LAYOUTS.get(dataset, (None, 1))[1], **settings}
+    return Config(dataset=dataset, data_root=str(tmp_path / "data"), **settings)
 
 
 def assert_same_videos(found, expected, channels):
@@ -171,6 +170,34 @@ def test_sizes_of_frames_live_side_by_side(tmp_path):
     assert np.abs(seen[32] - means).max() <= 0.5
     assert sorted(os.listdir(tmp_path / "data" / "gqn_mazes")) == [
         "1.0.0", "1.0.0.frames", "1.0.0.frames_128", "1.0.0.frames_32", "1.0.0.lock"]
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_what_is_prepared_goes_to_cache_root(prepared, tmp_path):
+    """From an archive, and from records that others have prepared."""
+    (tmp_path / "data").mkdir()
+    twins.archive("minerl", tmp_path / "data" / "minerl_navigate.zip")
+    config = config_for("minerl", tmp_path, actions=True, image_size=32)
+    if prepared:
+        data_loader.prepare(config)
+        for path in glob.glob(f"{tmp_path}/data/minerl_navigate/1.0.0.*"):
+            os.remove(path) if os.path.isfile(path) else shutil.rmtree(path)
+    before = sorted(os.walk(tmp_path / "data"))
+    cached = config.replace(cache_root=str(tmp_path / "cache"))
+    paths = data_loader.prepare(cached)
+    assert sorted(os.walk(tmp_path / "data")) == before
+    assert all(path.startswith(f"{tmp_path}/cache/data_") for path in paths.values())
+    assert bool(glob.glob(f"{tmp_path}/cache/data_*/minerl_navigate/1.0.0")) != prepared
+    own, others = data_loader.Clips(cached).batch(0), data_loader.Clips(config).batch(0)
+    for name, value in own.items():
+        np.testing.assert_array_equal(value, others[name])
+
+
+def test_a_cache_root_that_cannot_be_is_one_line_that_names_it(tmp_path):
+    (tmp_path / "file").touch()
+    config = config_for("moving_digit_demo", tmp_path, cache_root=str(tmp_path / "file"))
+    with pytest.raises(UserError, match="^cache_root: moving_digit_demo is not prepared in .*file"):
+        data_loader.prepare(config)
 
 
 def test_fps_is_for_videos_of_ones_own(tmp_path):

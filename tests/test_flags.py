@@ -14,7 +14,8 @@ from tools import UserError
 SCRIPTS = {
     "train.py": ["--config", "configs/demo.yml"], "eval.py": ["--model-dir", "."],
     "analyze.py": ["levels", "--model-dir", "."], "plot.py": [".", "--out", "a.png"],
-    "bench.py": ["train", "--config", "configs/demo.yml"]}
+    "bench.py": ["train", "--config", "configs/demo.yml"],
+    "data_loader.py": ["--config", "configs/demo.yml"]}
 
 
 @pytest.mark.parametrize("script, flags", [

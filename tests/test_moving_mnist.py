@@ -125,6 +125,15 @@ def test_stores_outlive_their_files_but_not_other_files(config, tmp_path):
     assert (data_loader.Clips(config).batch(0)["video"] != before).any()
 
 
+def test_what_is_made_goes_to_cache_root(config, tmp_path):
+    write_mnist(tmp_path / "data")
+    before = sorted(os.listdir(tmp_path / "data"))
+    cached = config.replace(cache_root=str(tmp_path / "cache"))
+    batch = data_loader.Clips(cached).batch(0)
+    assert sorted(os.listdir(tmp_path / "data")) == before
+    np.testing.assert_array_equal(batch["video"], data_loader.Clips(config).batch(0)["video"])
+
+
 def test_a_missing_file_is_named(config, tmp_path):
     write_mnist(tmp_path / "data")
     os.remove(tmp_path / "data" / "t10k-labels-idx1-ubyte")

@@ -33,16 +33,13 @@ def prepare(config):
     def is_current():
         return all(store.source(path) == current for path in paths.values())
 
-    if not is_current():
-        with (store.writing(config, path),
-              store.lock(f"{path}.lock", f"preparing {config.data_root}")):
-            for one in (path, _actions_path(config)):
-                store.recover(one)
-            if not is_current():
-                for line in files.describe(listing):
-                    _say(f"{config.data_root}: {line}.")
-                _build(config, listing, keys)
-                _say(f"Prepared {path}.")
+    def build():
+        for line in files.describe(listing):
+            _say(f"{config.data_root}: {line}.")
+        _build(config, listing, keys)
+        _say(f"Prepared {path}.")
+
+    store.prepare_once(config, path, [path, _actions_path(config)], lambda: not is_current(), build)
     if config.actions:
         _check_actions(path, _actions_path(config), config.actions == "onehot")
     return paths
@@ -81,7 +78,7 @@ def request_of(config, file, threads=0):
 
 def store_path(config):
     """Where the store of a folder is. There is one for every form of frames, and choice of files."""
-    form, root = form_of(config), config.data_root
+    form = form_of(config)
     name = f"frames_{form.size}x{form.size}x{form.channels}"
     if form.fit != "crop":
         name += f"_{form.fit}"
@@ -90,11 +87,7 @@ def store_path(config):
     chosen = [config.files, config.axes, config.keep_partial]
     if any(chosen):
         name += f"_{_digest(repr(chosen))[:8]}"
-    if config.cache_root:
-        real = os.path.realpath(root)
-        root = os.path.join(os.path.expanduser(config.cache_root),
-                            f"{os.path.basename(real)}_{_digest(real)[:8]}")
-    return os.path.join(root, name)
+    return os.path.join(store.home(config), name)
 
 
 def _actions_path(config):

@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 
 from tools import UserError
-from video_data import videos
+from video_data import store, videos
 from video_data.digits import CANVAS, GLYPH, path
 
 VERSION = "1"  # What is made changes with it.
@@ -49,7 +49,7 @@ def make(config, wanted):
 
     arrays: what `video` returns, its frames of config.image_size.
     """
-    mnist, form = read_mnist(config.data_root), videos.Form(config.image_size, 1)
+    mnist, form = read_mnist(config.data_root, store.home(config)), videos.Form(config.image_size, 1)
     for split, index, length in wanted:
         made = video(split, index, length, *digits_of(mnist, split))
         yield split, index, made | {"video": videos.resize(made["video"], form)}
@@ -84,14 +84,15 @@ def digits_of(mnist, split):
     return images[part], labels[part]
 
 
-def read_mnist(data_root):
+def read_mnist(data_root, home=None):
     """MNIST, a dict: `train` and `t10k`, each images uint8 [N, 28, 28] and labels uint8 [N].
 
+    home: the folder that it is downloaded to; by default data_root.
     Raises UserError where a file is missing or damaged, or where nothing can be downloaded.
     """
     found = _files(data_root)
     if not found:
-        return _download(data_root)
+        return _download(data_root, home or data_root)
     for part, kind in itertools.product(("train", "t10k"), TYPES):
         if (part, kind) not in found:
             raise UserError(f"data_root: {data_root} has some of MNIST's files but not "
@@ -139,13 +140,14 @@ def _read_idx(path, dimensions):
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _download(data_root):
-    """MNIST by TensorFlow Datasets, which keeps it in data_root; as read_mnist."""
+def _download(data_root, home):
+    """MNIST by TensorFlow Datasets, which keeps it in home or has it in data_root; as read_mnist."""
     import requests  # As slow to import as the next, and needed where nothing was downloaded yet alone.
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder("mnist", data_dir=data_root)
+        builder = tfds.builder("mnist", data_dir=data_root if os.path.isdir(
+            os.path.join(data_root, "mnist")) else home)
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except (requests.RequestException, tfds.download.DownloadError) as error:

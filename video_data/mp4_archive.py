@@ -23,9 +23,11 @@ from video_data import store, videos
 class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS builder: `video` uint8 [T, 64, 64, CHANNELS], in the splits train and test.
 
-    The archive is downloaded once, or taken from data_dir where its user has put it. Files are
+    The archive is downloaded once, or taken from data_root where its user has put it. Files are
     decoded straight from it. One that does not decode is reported by name, skipped, and counted.
     """
+
+    data_root = None  # By default, where the records go.
 
     VERSION = tfds.core.Version("1.0.0")
     URL = CHANNELS = None
@@ -51,7 +53,10 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return folder / f"{self.name}.checksums.tsv"
 
     def _split_generators(self, dl_manager):
-        archive = os.path.join(self._data_dir_root, os.path.basename(self.URL))
+        name = os.path.basename(self.URL)
+        archive = os.path.join(self.data_root or self._data_dir_root, name)
+        if not os.path.exists(archive):
+            archive = os.path.join(self._data_dir_root, name)
         if not os.path.exists(archive):
             self._download(dl_manager, archive)
         print(f"Reading {archive}.", file=sys.stderr)

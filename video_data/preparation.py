@@ -105,7 +105,7 @@ def _prepare_made(config, dataset, split):
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {dataset.channels}")
     module = importlib.import_module(f"video_data.{dataset.module}")
-    root = os.path.join(config.data_root, dataset.folder, dataset.config)
+    root = os.path.join(store.home(config), dataset.folder, dataset.config)
     paths = {"video": f"{root}.frames{_size_suffix(config)}"}
     source = module.source(config, store.source(paths["video"]))
     paths |= {name: f"{root}.{name}" for name in (*["actions"] * dataset.actions, *dataset.factors)}
@@ -113,13 +113,10 @@ def _prepare_made(config, dataset, split):
     def missing():
         return any(store.source(path) != source or store.lacks(path, split) for path in paths.values())
 
-    with store.writing(config, root):
-        if missing():
-            with store.lock(f"{root}.lock", f"preparing {config.dataset}"):
-                for path in paths.values():
-                    store.recover(path)
-                if missing():
-                    _make(config, module, module.SIZES[dataset.config], source, paths, split)
+    def build():
+        _make(config, module, module.SIZES[dataset.config], source, paths, split)
+
+    store.prepare_once(config, root, paths.values(), missing, build)
     return {name: path for name, path in paths.items() if name != "actions" or config.actions}
 
 
@@ -140,7 +137,7 @@ def _make(config, module, sizes, source, paths, only):
         wanted = [(split, index, sizes[split][1]) for split, index in filter(lacking, keys)
                   if only in (None, split)]
         frame = config.image_size**2 * config.channels
-        store.check_space(config.data_root, frame * sum(frames for *_, frames in wanted),
+        store.check_space(store.home(config), frame * sum(frames for *_, frames in wanted),
                           f"Making {config.dataset}")
         videos_made = opened.enter_context(contextlib.closing(module.make(config, wanted)))
         for split, index, arrays in tqdm(videos_made, f"Making {config.dataset}", len(wanted),
@@ -167,16 +164,20 @@ def _size_suffix(config):
 
 
 def _prepare_tfds(config, dataset, split):
-    """Prepares a dataset that has a TFDS builder: the records, then the stores. Returns as prepare."""
-    records = os.path.join(
-        config.data_root, dataset.module, dataset.config or "", dataset.version)
+    """Prepares a dataset that has a TFDS builder: the records, then the stores. Returns as prepare.
+
+    The records are those in data_root, or else go where the stores do.
+    """
+    within = os.path.join(dataset.module, dataset.config or "", dataset.version)
+    home = store.home(config)
+    folder = config.data_root if os.path.isdir(os.path.join(config.data_root, within)) else home
+    records, prepared = os.path.join(folder, within), os.path.join(home, within)
     size = _size_suffix(config)
-    paths = {"video": f"{records}.frames{size}"}
+    paths = {"video": f"{prepared}.frames{size}"}
     if not size:  # Positions are in pixels of the frames as they were made.
-        paths |= {factor: f"{records}.{factor}" for factor in dataset.factors}
+        paths |= {factor: f"{prepared}.{factor}" for factor in dataset.factors}
     if config.actions:
-        paths["actions"] = f"{records}.actions"
-    build = {"video": _frames_of_records, "actions": _actions_of_records}
+        paths["actions"] = f"{prepared}.actions"
 
     def missing():
         # The records may be deleted to save space; the stores must then be of the same ones.
@@ -184,25 +185,26 @@ def _prepare_tfds(config, dataset, split):
         return [name for name, path in paths.items()
                 if source is None or store.source(path) != source or store.lacks(path, split)]
 
-    with store.writing(config, records):
-        if missing():
-            with store.lock(f"{records}.lock", f"preparing {config.dataset}"):
-                for path in paths.values():
-                    store.recover(path)
-                if missing():
-                    builder = _prepare_records(config, records)
-                    for name in missing():
-                        splits = (build[name](config, builder, records, split) if name in build else
-                                  _factors_of_records(builder, name))
-                        store.build(paths[name], _fingerprint(records), splits, split)
-                    _say(f"Prepared {paths['video']}" + (
-                        f", {split} alone." if store.lacks(paths["video"]) else
-                        f". Only to save space, {records} may be deleted."))
+    def build():
+        builder = _prepare_records(config, folder, records)
+        for name in missing():
+            if name == "video":
+                splits = _frames_of_records(config, builder, split)
+            elif name == "actions":
+                splits = _actions_of_records(config, builder, records, paths["video"])
+            else:
+                splits = _factors_of_records(builder, name)
+            store.build(paths[name], _fingerprint(records), splits, split)
+        _say(f"Prepared {paths['video']}" + (
+            f", {split} alone." if store.lacks(paths["video"]) else
+            f". Only to save space, {records} may be deleted."))
+
+    store.prepare_once(config, prepared, paths.values(), missing, build)
     return paths
 
 
-def _prepare_records(config, records):
-    """Returns the dataset's builder, its records prepared."""
+def _prepare_records(config, folder, records):
+    """Returns the dataset's builder, its records prepared below a folder."""
     import tensorflow_datasets as tfds  # Slow to import, and needed only here.
     from tensorflow_datasets.core import shuffle
 
@@ -210,11 +212,12 @@ def _prepare_records(config, records):
     shuffle.MAX_MEM_BUFFER_SIZE = 2**28  # Bytes it holds in memory before it goes by disk; else 2**30.
     module, builder_class, builder_config = BUILDERS[config.dataset][:3]
     for parent, leftovers in ((os.path.dirname(records), "incomplete.*"),
-                              (os.path.join(config.data_root, "downloads", module), "*.tmp.*")):
+                              (os.path.join(folder, "downloads", module), "*.tmp.*")):
         for leftover in glob.glob(os.path.join(glob.escape(parent), leftovers)):
             shutil.rmtree(leftover)  # Of a process that was killed: we hold the lock.
     builder_class = getattr(importlib.import_module(f"video_data.{module}"), builder_class)
-    builder = builder_class(data_dir=config.data_root, config=builder_config)
+    builder = builder_class(data_dir=folder, config=builder_config)
+    builder.data_root = config.data_root  # Where its user may have put an archive.
     if not os.path.isdir(records):
         _say(f"Preparing {config.dataset} in {records}.")
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS says that it knows no sizes.
@@ -223,7 +226,7 @@ def _prepare_records(config, records):
     return builder
 
 
-def _frames_of_records(config, builder, records, only):
+def _frames_of_records(config, builder, only):
     """Decodes the records: for each split how many, and (name, uint8 [T, S, S, C]) one by one.
 
     only: the split whose space is checked; None for all.
@@ -234,7 +237,7 @@ def _frames_of_records(config, builder, records, only):
         _, first = next(_read_records(builder, split, "video"))
         form = videos.Form(size, first.shape[-1])
         needed += len(first) * math.prod(form.shape) * builder.info.splits[split].num_examples
-    store.check_space(config.data_root, needed, f"Unpacking {config.dataset}")
+    store.check_space(store.home(config), needed, f"Unpacking {config.dataset}")
 
     def frames(split, start):
         count = builder.info.splits[split].num_examples
@@ -261,8 +264,11 @@ def _factors_of_records(builder, name):
     return _by_split(builder, values)
 
 
-def _actions_of_records(config, builder, records, only):
-    """Reads actions from the records' metadata: (name, float32 [T, A]) one by one."""
+def _actions_of_records(config, builder, records, frames):
+    """Reads actions from the records' metadata: (name, float32 [T, A]) one by one.
+
+    frames: the path of the store of frames, which knows how many each video has.
+    """
     from video_data import minerl_navigate
 
     if "metadata" not in _features(records):
@@ -271,7 +277,7 @@ def _actions_of_records(config, builder, records, only):
     expected = []
 
     def actions(split, start):
-        lengths = store.read(f"{records}.frames", split).lengths[start:]
+        lengths = store.read(frames, split).lengths[start:]
         for (name, metadata), length in zip(
                 _read_records(builder, split, "metadata", start), lengths, strict=True):
             try:

@@ -293,27 +293,49 @@ def _flush(file):
     os.fsync(file.fileno())
 
 
+def home(config):
+    """The folder that a config's stores are in: data_root, or one of its own in cache_root."""
+    if not config.cache_root:
+        return config.data_root
+    root = os.path.realpath(config.data_root)
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:8]
+    return os.path.join(os.path.expanduser(config.cache_root), f"{os.path.basename(root)}_{digest}")
+
+
+def prepare_once(config, path, paths, missing, build):
+    """Calls build where missing() says so; other processes that prepare the same wait meanwhile.
+
+    path: what the lock is called after. paths: of the stores; damaged ones are removed before.
+    """
+    with writing(config, path):
+        if missing():
+            with lock(f"{path}.lock", f"preparing {config.dataset} of {config.data_root}"):
+                for one in paths:
+                    recover(one)
+                if missing():
+                    build()
+
+
 @contextlib.contextmanager
 def writing(config, path):
     """Makes the folder of a path; in the context, what hinders writing is a UserError.
 
-    A full disk, which no other data_root need mend, stays an OSError and names data_root.
+    A full disk, which no other folder need mend, stays an OSError and names the folder.
     """
+    key = "cache_root" if config.cache_root else "data_root"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         yield
     except Exception as error:
         if machine_errno(error) in DISK_FULL:
-            raise OSError(machine_errno(error), "disk full", config.data_root) from None
+            raise OSError(machine_errno(error), "disk full", getattr(config, key)) from None
         reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
         number = getattr(reason, "errno", None)
         if number in CANNOT_WRITE:
-            own = config.dataset == "videos"  # The others have their frames beside their records.
-            key = "cache_root" if own and config.cache_root else "data_root"
-            advice = "; cache_root (--cache-root) may name another folder for what is prepared" * own
             raise UserError(
                 f"{key}: {config.dataset} is not prepared in {getattr(config, key)!r}, and cannot be: "
-                f"{reason.strerror}: {reason.filename}{advice}") from None
+                f"{reason.strerror}: {reason.filename}; cache_root (--cache-root) may name another "
+                "folder for what is prepared") from None
         raise
 
 

@@ -46,21 +46,14 @@ if __name__ == "__main__":
 import startup
 
 # isort: split
-import errno
-import functools
 import os
-import shutil
 import time
 
-import imageio.v2 as imageio
-import imageio_ffmpeg
-import matplotlib
 import numpy as np
 import tensorflow as tf
-import tqdm
-from matplotlib.figure import Figure
 
 import data_loader
+import dreams
 import intervals
 import metrics
 import pictures
@@ -69,12 +62,11 @@ import runs
 from cells import State, fold_in
 from config import load_config
 from cwvae import CWVAE, in_chunks, last_state
-from pixels import to_uint8
-from predictor import Predictor, even_batches, factors_of, noise_of_videos, not_finite
+from predictor import Predictor, factors_of, noise_of_videos, not_finite, with_progress
 from tables import estimate_text, markdown
+from validation import nats_of_videos
 
-CHUNK = 200  # frames at a time: bounds the memory of what may be of any length
-DREAM_FPS = 25
+CHUNK = 200  # frames observed at a time, about: bounds the memory
 
 
 def main():
@@ -84,7 +76,7 @@ def main():
     out = flags.out or os.path.join(run_dir, f"{flags.command}_{time.strftime('%Y_%m_%d_%H_%M_%S')}")
     open_data, analyze = {
         "levels": (level_data, levels), "information": (information_data, information),
-        "probe": (level_data, probe.analyze), "dream": (dream_data, dream)}[flags.command]
+        "probe": (level_data, probe.analyze), "dream": (dreams.open_data, dreams.analyze)}[flags.command]
     config, data = open_data(config, flags)
     model = CWVAE(config, data.action_size)
     checkpoint = runs.restore_model(flags.model_dir, model)
@@ -93,102 +85,6 @@ def main():
     with tools.directory_atomically(out, numbered=not flags.out) as part:
         look_at = analyze(config, model, data, flags, settings, part)
     print(f"Numbers and pictures are in {part.removesuffix('.part')}: see {look_at} first")
-
-
-def chunk_length(strides):
-    """About CHUNK frames: a whole number of ticks of every level."""
-    return -(-CHUNK // strides[-1]) * strides[-1]
-
-
-# -------------------------------------------------------------------------------------------- dreams
-
-
-def dream_data(config, flags):
-    """The config as the flags change it, and the test videos that an evaluation counts."""
-    config = evaluated_config(config, flags)
-    counted = data_loader.evaluation_sequences(config)
-    if flags.example >= len(counted):
-        raise tools.UserError(f"example: {flags.example} is not one of the {len(counted)} test videos; "
-                              f"nearest: {len(counted) - 1}")
-    if not config.actions:
-        return config, counted
-    frames, there = config.open_loop_ctx + flags.frames, counted.lengths[flags.example]
-    if there < frames:
-        raise tools.UserError(
-            f"frames: {flags.frames} need the actions of a video of {frames} frames, but test video "
-            f"{flags.example} has {there}; nearest: {there - config.open_loop_ctx}")
-    return config, data_loader.Sequences(
-        config, frames, min_frames=(config.eval_seq_len - 1) * config.frame_skip + 1)
-
-
-def dream(config, model, data, flags, settings, out):
-    """Streams flags.frames predicted frames, after the context of one example, into dream.mp4.
-
-    Memory does not grow with the length, and a shorter dream is the beginning of a longer one.
-    """
-    batch = data.batch(flags.example, 1)
-    path, written = os.path.join(out, "dream.mp4"), 0
-    try:
-        with imageio.get_writer(
-                path, fps=DREAM_FPS, codec="libx264", macro_block_size=1, ffmpeg_log_level="error",
-                output_params=["-preset", "veryfast", "-vf",
-                               "scale=4*iw:4*ih:flags=neighbor"]) as writer:
-            for frame in dream_frames(config, model, batch, flags):
-                writer.append_data(frame)
-                written += 1
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        written = None  # imageio's words for an ffmpeg that has ended
-    # Of one that could not write the end of the film, it says nothing.
-    if written is None or frames_of_film(path) != written:
-        full = shutil.disk_usage(out).free < 2**20
-        raise OSError(errno.ENOSPC if full else errno.EIO, "ffmpeg could not write", path)
-    tools.save_json(os.path.join(out, "summary.json"), {
-        "settings": settings | {"example": flags.example, "frames": flags.frames}, "fps": DREAM_FPS})
-    return "dream.mp4"
-
-
-def frames_of_film(path):
-    """The frames of a video file, None where it is not whole."""
-    try:
-        return imageio_ffmpeg.count_frames_and_secs(path)[0]
-    except RuntimeError:
-        return None
-
-
-def dream_frames(config, model, batch, flags):
-    """Yields the frames of a dream in colour: those of the context, then flags.frames predicted ones."""
-    context, chunk = config.open_loop_ctx, chunk_length(config.strides)
-    video, actions = batch["video"][:, :context], batch.get("actions")
-    seed = fold_in([flags.seed, 0], flags.example)
-
-    @tf.function(jit_compile=startup.use_xla(config))
-    def imagine(states, noise, actions):
-        latents, states = model.imagine(states, chunk, noise, actions)
-        frames = model.decoder(latents)[0]
-        finite = tf.reduce_all(tf.math.is_finite(frames))
-        return states, to_uint8(frames), finite
-
-    yield from pictures.bordered(video[0], context, scale=1, border=2)
-    states = model.observe_context(
-        video, model.noise(fold_in(seed, 0), 1, context),
-        None if actions is None else actions[:, :context]).states
-    with tqdm.tqdm(total=flags.frames, unit="frame", dynamic_ncols=True) as bar:
-        for number, start in enumerate(range(0, flags.frames, chunk)):
-            if actions is not None:
-                following = actions[:, context + start:][:, :chunk]
-                missing = chunk - following.shape[1]  # after the last frame that is kept
-                following = np.pad(following, [(0, 0), (0, missing), (0, 0)])
-            states, frames, finite = imagine(
-                states, model.noise(fold_in(seed, 1, number), 1, chunk),
-                None if actions is None else following)
-            if not finite:
-                raise not_finite(f"frames {start + 1} to {start + chunk} of the dream")
-            frames = frames[:flags.frames - start].numpy()
-            yield from pictures.bordered(frames, 0, scale=1, border=2)
-            bar.update(len(frames))
-
 
 # ---------------------------------------------------------------------------- what each level stores
 
@@ -227,22 +123,19 @@ def levels(config, model, data, flags, settings, out):
     scored = metrics.chosen(factors=factors_of(data.batch(0, 1)))
     predictor = Predictor(config, model, flags.num_samples, flags.seed, scored)
     shown = [metric for metric in scored if metric.headline]
-    batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
     values = {}
-    with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
-        for first, size in batches:
-            batch = data.batch(first, size)
-            for key, _, use_obs, reset in interventions(model):
-                states = predictor.observe(batch, first, use_obs).states
-                if reset is not None:
-                    states = [State(*map(tf.zeros_like, state)) if level == reset else state
-                              for level, state in enumerate(states)]
-                _, scores = predictor.decode(
-                    predictor.imagine(states, batch, first), batch, predictor.after_context, first)
-                for metric in shown:
-                    values.setdefault(f"{metric.name}__{key}", []).append(
-                        intervals.defined_mean(scores[metric.name], 1))
-            bar.update(size)
+    for first, size in with_progress(flags.num_examples, flags.batch_size // flags.num_samples):
+        batch = data.batch(first, size)
+        for key, _, use_obs, reset in interventions(model):
+            states = predictor.observe(batch, first, use_obs).states
+            if reset is not None:
+                states = [State(*map(tf.zeros_like, state)) if level == reset else state
+                          for level, state in enumerate(states)]
+            _, scores = predictor.decode(
+                predictor.imagine(states, batch, first), batch, predictor.after_context, first)
+            for metric in shown:
+                values.setdefault(f"{metric.name}__{key}", []).append(
+                    intervals.defined_mean(scores[metric.name], 1))
     values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, F]
     done = interventions(model)
     rows = drops(shown, values, done, config.strides[-1])
@@ -309,8 +202,7 @@ def save_drops(stem, shown, values, done, context):
     """Draws the drops of every intervention over time, as PNG and PDF."""
     kinds = [("Frames hidden from", [item for item in done if item[0].startswith("hidden")]),
              ("State reset at the end of the context", [item for item in done if item[3] is not None])]
-    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
-        figure = Figure(figsize=(7, 0.6 + 1.7 * len(shown)), layout="constrained")
+    with pictures.saved_figure(stem, (7, 0.6 + 1.7 * len(shown))) as figure:
         grid = figure.subplots(len(shown), 2, sharex=True, sharey="row", squeeze=False)
         for column, (title, items) in enumerate(kinds):
             for axes, metric in zip(grid[:, column], shown, strict=True):
@@ -327,8 +219,6 @@ def save_drops(stem, shown, values, done, context):
             grid[0, column].set_title(title)
             grid[0, column].legend(handlelength=3)
             grid[-1, column].set_xlabel("Frame")
-        for suffix in ("png", "pdf"):
-            figure.savefig(f"{stem}.{suffix}")
 
 
 # ------------------------------------------------------------------- how the information is spread
@@ -374,6 +264,8 @@ def information_data(config, flags):
     return config, data
 
 
+# What the loss logs of each level, by the names of files and the words of figures.
+LOGGED = ("avg_kl_prior_posterior", "avg_entropy_prior", "avg_entropy_posterior")
 QUANTITIES = {
     "kl": "KL of posterior and prior", "entropy_prior": "Entropy of prior",
     "entropy_posterior": "Entropy of posterior"}
@@ -381,16 +273,18 @@ QUANTITIES = {
 
 def information(config, model, data, flags, settings, out):
     """KL and entropies of every level, in nats per frame, at each speed; a figure and a table."""
-    levels_of = tf.function(nats_of_levels, jit_compile=startup.use_xla(config))
+    def observe(video, noise, states, actions):
+        rollout = model.rollout(video, noise, states, actions)
+        _, nats = nats_of_videos(model, rollout)
+        return [nats[name] for name in LOGGED], list(map(last_state, rollout.levels))
+
+    observe = tf.function(observe, jit_compile=startup.use_xla(config))
     values = {name: [] for name in QUANTITIES}
-    with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
-        for first, size in even_batches(flags.num_examples, flags.batch_size):
-            seeds = [fold_in([flags.seed, 0], first + i) for i in range(size)]
-            speeds = [nats_per_frame(model, levels_of, batch, seeds)
-                      for batch in data.batches(first, size)]
-            for name, at_speeds in zip(QUANTITIES, zip(*speeds, strict=True), strict=True):
-                values[name].append(np.stack(at_speeds, -1))
-            bar.update(size)
+    for first, size in with_progress(flags.num_examples, flags.batch_size):
+        seeds = [fold_in([flags.seed, 0], first + i) for i in range(size)]
+        speeds = [nats_per_frame(model, observe, batch, seeds) for batch in data.batches(first, size)]
+        for name, at_speeds in zip(QUANTITIES, zip(*speeds, strict=True), strict=True):
+            values[name].append(np.stack(at_speeds, -1))
     values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, L, speeds]
     if not np.isfinite(sum(values.values())).all():
         raise not_finite("the prior and posterior")
@@ -408,29 +302,16 @@ def information(config, model, data, flags, settings, out):
     return "information.png"
 
 
-def nats_of_levels(model, video, noise, states, actions):
-    """Per level and video, the nats of the stretch that follows states, and the States after it.
-
-    Returns: kl, entropy of the prior and of the posterior, [B, L] each, and a list of States.
-    """
-    levels = model.rollout(video, noise, states, actions).levels
-    quantities = [[level.posterior.kl(level.prior), level.prior.entropy(), level.posterior.entropy()]
-                  for level in levels]
-    nats = [tf.stack([tf.reduce_sum(value, 1) for value in values], -1)
-            for values in zip(*quantities, strict=True)]
-    return nats, list(map(last_state, levels))
-
-
-def nats_per_frame(model, levels_of, batch, seeds):
-    """The three quantities of a batch of videos, [B, L] each, in nats per frame, chunk by chunk."""
+def nats_per_frame(model, observe, batch, seeds):
+    """The quantities LOGGED of a batch of videos, [B, L] each, in nats per frame, chunk by chunk."""
     size, frames = batch["video"].shape[:2]
-    chunk = chunk_length(model.config.strides)
+    chunk = model.config.whole_ticks(CHUNK)
 
     def noise(start, frames):
         return noise_of_videos(model, [fold_in(seed, 2) for seed in seeds], start // chunk, 1, frames)
 
-    pieces = in_chunks(functools.partial(levels_of, model), batch["video"], batch.get("actions"),
-                       model.initial_states(size), noise, chunk)
+    pieces = in_chunks(observe, batch["video"], batch.get("actions"), model.initial_states(size), noise,
+                       chunk)
     return sum(np.stack(nats) for nats in pieces) / frames
 
 
@@ -451,8 +332,7 @@ def information_table(values, data, config):
 
 def save_information(stem, values, skips, strides):
     """Draws the quantities over the speed, a line per level, as PNG and PDF."""
-    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
-        figure = Figure(figsize=(7, 2.5), layout="constrained")
+    with pictures.saved_figure(stem, (7, 2.5)) as figure:
         for axes, (name, label) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
             for level, stride in enumerate(strides):
                 shown = values[name][:, level]
@@ -469,8 +349,6 @@ def save_information(stem, values, skips, strides):
         figure.axes[0].set_ylim(bottom=0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=3)
-        for suffix in ("png", "pdf"):
-            figure.savefig(f"{stem}.{suffix}")
 
 
 if __name__ == "__main__":

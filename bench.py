@@ -2,14 +2,12 @@
 
     bench.py train   encoder, recurrence, decoder and the whole step, forward and with the gradient
     bench.py eval    open-loop prediction with 1, 10 and 100 samples, and the metrics
-    bench.py data    the input pipeline alone
+    bench.py data    the input pipeline alone (bench_data.py)
 
-With --plain, the plain forms (`fast: false`, float32, not compiled) run in turn with it, and the ratio
-of the two is taken pair by pair, so that it holds where a machine's speed drifts. train and eval take
+With --plain, the plain forms (`fast: false`, float32, not compiled) run too. Fast and plain take turns,
+and each pair gives a ratio, which stays right when the speed of the machine drifts. train and eval take
 every key of the config as a flag, such as --cell-type.
 """
-
-import argparse
 
 import tools
 from flags import Parser, add_config_flags, config_values, whole_number
@@ -29,8 +27,6 @@ def parse_flags():
                                  help="a measurement (default: 10)")
             command.add_argument("--batch-size", type=whole_number("batch_size", 1), default=50,
                                  help="clips (default: 50)")
-            command.add_argument("--measure", help=argparse.SUPPRESS)
-            command.add_argument("--root", help=argparse.SUPPRESS)
             continue
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
         command.add_argument("--runs", type=whole_number("runs", 1), default=7,
@@ -55,39 +51,29 @@ import startup
 
 # isort: split
 import collections
-import contextlib
-import io
 import json
 import math
 import os
-import platform
 import re
 import resource
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 
-import imageio_ffmpeg
 import numpy as np
 import tensorflow as tf
-import tqdm
 
-import data_loader
 import distribution
-import tables
-from config import Config, load_config
+from bench_data import bench_data
+from config import load_config
 from cwvae import CWVAE, adam, state_vector
 from pixels import psnr, ssim, to_float
 from predictor import Predictor
-from video_data import store, videos
+from stopwatch import machine, measure, table
 
 
 def main():
     flags = parse_flags()
-    # To TensorFlow the functions that one piece of code makes are one function, traced again and again.
+    # TensorFlow warns of retracing where one piece of code makes several functions, as ours does.
     tf.get_logger().setLevel("ERROR")
     benchmarks = {"train": bench_train, "eval": bench_eval, "data": bench_data}
     results = benchmarks[flags.command](flags)
@@ -99,45 +85,12 @@ def main():
             raise tools.cannot_write("json", flags.json, error) from None
 
 
-def machine():
-    """What this ran on."""
-    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-            for gpu in tf.config.list_physical_devices("GPU")]
-    processor = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        processor = names[0] if names else processor
-    return f"{processor}, {os.cpu_count()} cores, TensorFlow {tf.__version__}" + "".join(
-        f", {gpu}" for gpu in gpus)
-
-
 def configure(flags):
     return load_config(flags.config, config_values(vars(flags)))
 
 
 def compiled(function, config):
     return tf.function(function, jit_compile=startup.use_xla(config), autograph=False)
-
-
-def measure(functions, runs):
-    """Calls functions by name, alternating. Returns seconds by name, [runs], and of first calls."""
-    seconds, first = {name: [] for name in functions}, {}
-    for name, function in functions.items():
-        first[name] = call(function)
-        call(function)
-    for _ in tqdm.trange(runs, unit="round", leave=False):
-        for name, function in functions.items():
-            seconds[name].append(call(function))
-    return seconds, first
-
-
-def call(function):
-    """The seconds that a function takes until its results are there."""
-    start = time.perf_counter()
-    for tensor in map(tf.convert_to_tensor, tf.nest.flatten(function())):
-        tensor.numpy()
-    return time.perf_counter() - start
 
 
 # ----------------------------------------------------------------------------------------- train
@@ -227,25 +180,6 @@ def with_gradient(function, sources):
         return [value, *(tf.reduce_sum(gradient) for gradient in gradients if gradient is not None)]
 
     return run
-
-
-def table(seconds, frames):
-    """Prints a line a part. Returns the same as a list of dicts."""
-    rows, lines = [], [["", "median ms", "min", "max", "a second", "frames/s", "over plain"]]
-    for name, values in seconds.items():
-        row = {"name": name, "seconds": values, "median_s": statistics.median(values),
-               "frames_per_s": frames / statistics.median(values)}
-        ratio = ""
-        if f"plain {name}" in seconds:
-            pairs = zip(seconds[f"plain {name}"], values, strict=True)
-            row["speedup_over_plain"] = statistics.median(plain / fast for plain, fast in pairs)
-            ratio = f"{row['speedup_over_plain']:.2f}x"
-        times = [row["median_s"], min(values), max(values)]
-        lines.append([name, *(f"{1e3 * time:.1f}" for time in times), f"{1 / row['median_s']:.2f}",
-                      f"{row['frames_per_s']:.0f}", ratio])
-        rows.append(row)
-    print(f"{machine()}\n{tables.markdown(lines)}")
-    return rows
 
 
 def forward_flops(config):
@@ -370,170 +304,6 @@ def plain_evaluation(model, video, samples):
         return np.array(scores)
 
     return evaluate
-
-
-# ------------------------------------------------------------------------------------------ data
-
-
-LENGTH = 500  # frames of a video in the shape of MineRL's
-
-
-def bench_data(flags):
-    """How fast the loader is: clips from a warm and a cold page cache, and from TFDS records.
-
-    Each measurement is a process of its own, so that its memory can be told.
-    """
-    if not hasattr(os, "posix_fadvise"):
-        raise tools.UserError("bench.py data empties the page cache, by a call that Linux alone has")
-    num_videos, batch_size, seconds = flags.videos, flags.batch_size, flags.seconds
-    if flags.measure:
-        config = Config(dataset="minerl", data_root=flags.root, channels=3, batch_size=batch_size)
-        print(json.dumps(measure_loader(flags.measure, config, seconds)))
-        return {}
-    with tempfile.TemporaryDirectory(prefix="bench_data_") as root:
-        config = Config(dataset="minerl", data_root=root, channels=3, batch_size=batch_size)
-        print(f"Preparing {num_videos} videos of {LENGTH} frames in {root}.", file=sys.stderr)
-        write_records(root, num_videos)
-        data_loader.prepare(config)
-        results = []
-        print(f"Batches of {batch_size} clips of {config.seq_len} frames, {os.cpu_count()} cores")
-        print(f"{'':<28}{'frames/s':>10}{'batches/s':>11}{'memory':>11}{'mapped':>11}{'from disk':>11}")
-        for name in MEASUREMENTS:
-            child = [sys.executable, os.path.abspath(__file__), "data", "--measure", name,
-                     "--root", root, "--batch-size", str(batch_size), "--seconds", str(seconds)]
-            result = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout)
-            results.append({"name": name, **result})
-            sizes = [f"{store.size_text(result[key]):>11}" for key in ("memory", "mapped", "disk")]
-            print(f"{name:<28}{result['frames_per_s']:>10,.0f}"
-                  f"{result['frames_per_s'] / batch_size / config.seq_len:>11.1f}{''.join(sizes)}")
-        return {"measurements": results, "preparation": preparation(root, rounds=min(seconds, 7))}
-
-
-def preparation(root, rounds, length=250):
-    """How fast a folder of video files is prepared, beside ffmpeg alone in as many processes."""
-    config = Config(dataset="videos", data_root=os.path.join(root, "videos"), channels=3)
-    os.mkdir(config.data_root)
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
-    files = [os.path.join(config.data_root, f"{number}.mp4") for number in range(8 * videos.CORES)]
-    for number, file in enumerate(files):
-        scene = f"testsrc2=s=320x240:r=25:d={length / 25},rotate=t*{number + 1}/9"
-        subprocess.run([*ffmpeg, "-f", "lavfi", "-i", scene, "-pix_fmt", "yuv420p", file], check=True)
-
-    def prepare():
-        shutil.rmtree(os.path.join(config.data_root, "frames_64x64x3"), ignore_errors=True)
-        with contextlib.redirect_stderr(io.StringIO()):
-            data_loader.prepare(config)
-        return length
-
-    def decode(file):
-        square = "crop=min(iw\\,ih):min(iw\\,ih),scale=64:64:flags=area,format=rgb24"
-        subprocess.run([*ffmpeg, "-threads", "1", "-i", file, "-vf", square, "-f", "rawvideo",
-                        os.devnull], check=True)
-
-    def alone():
-        return len(list(videos.in_parallel(decode, files)))
-
-    seconds, _ = measure({"preparing": prepare, "plain preparing": alone}, rounds)
-    return table(seconds, length * len(files))
-
-
-def write_records(root, num_videos):
-    """Prepares TFDS records as users of earlier implementations have them: a PNG for every frame."""
-    import tensorflow_datasets as tfds
-
-    class Landscapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name, VERSION = "minerl_navigate", tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
-                {"video": tfds.features.Video(shape=(None, 64, 64, 3))}))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(num_videos), "test": self._generate_examples(1)}
-
-        def _generate_examples(self, count):
-            for number in range(count):
-                yield number, {"video": landscape(number)}
-
-    with contextlib.redirect_stdout(sys.stderr):
-        Landscapes(data_dir=root).download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-
-
-def landscape(seed):
-    """A walk past smooth hills with some noise, so that PNGs are as large as those of a game."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.uniform(0, 255, (1, 12, (LENGTH + 64) // 5, 3)).astype(np.float32)
-    wide = tf.image.resize(coarse, (64, LENGTH + 64), "bicubic").numpy()[0]
-    frames = np.stack([wide[:, start : start + 64] for start in range(LENGTH)])
-    frames += rng.normal(0, 4, frames.shape).astype(np.float32)
-    return np.clip(frames, 0, 255).astype(np.uint8)
-
-
-def warm(config, seconds):
-    """Frames and seconds of clips, read from files that are in the page cache."""
-    clips = data_loader.Clips(config)
-    for step in range(round(clips.steps_per_epoch)):
-        clips.batch(step)
-    return timed(data_loader.prefetch(clips.batch, 0, 10**9), config, seconds)
-
-
-def cold(config, seconds):
-    """As warm, of files that come from the disk: the page cache is emptied before each epoch."""
-    rows = os.path.join(data_loader.prepare(config)["video"], "rows")
-    frames = spent = 0
-    while spent < seconds:
-        with open(rows, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        clips = data_loader.Clips(config)  # Maps the file after it is gone from the cache.
-        steps = round(clips.steps_per_epoch)
-        epoch = timed(data_loader.prefetch(clips.batch, 0, steps), config, np.inf)
-        frames, spent = frames + epoch[0], spent + epoch[1]
-        del clips
-    return frames, spent
-
-
-def records(config, seconds):
-    """Frames and seconds of decoding the PNGs of TFDS records, cut into clips and batched by tf.data."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(os.path.join(config.data_root, "minerl_navigate", "1.0.0"))
-    dataset = builder.as_dataset("train", shuffle_files=True).repeat()
-    dataset = dataset.map(lambda example: example["video"], tf.data.AUTOTUNE)
-    dataset = dataset.flat_map(lambda video: tf.data.Dataset.from_tensor_slices(
-        tf.reshape(video, [-1, config.seq_len, 64, 64, 3])))
-    dataset = dataset.batch(config.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-    return timed(((None, {"video": batch}) for batch in dataset.as_numpy_iterator()), config, seconds)
-
-
-MEASUREMENTS = {"clips, warm page cache": warm, "clips, cold page cache": cold,
-                "TFDS records": records}
-
-
-def timed(batches, config, seconds):
-    """Reads batches for some seconds, or to their end; returns (frames, seconds)."""
-    start, frames = time.perf_counter(), 0
-    for _, batch in batches:
-        frames += len(batch["video"]) * config.seq_len
-        if time.perf_counter() - start >= seconds:
-            break
-    return frames, time.perf_counter() - start
-
-
-def process_memory():
-    """Bytes of this process: VmHWM, at most so far, and RssFile, of mapped files now."""
-    with open("/proc/self/status") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return {name: int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "RssFile")}
-
-
-def measure_loader(name, config, seconds):
-    """Runs one measurement; returns frames/s, and bytes: of memory and of it mapped, and from disk."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
-    frames, spent = MEASUREMENTS[name](config, seconds)
-    used = process_memory()
-    return {"frames_per_s": frames / spent, "memory": used["VmHWM"], "mapped": used["RssFile"],
-            "disk": 512 * (resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)}
 
 
 if __name__ == "__main__":

@@ -218,6 +218,10 @@ class Config:
             strides.append(strides[-1] * factor)
         return strides
 
+    def whole_ticks(self, frames):
+        """So many frames, rounded up to whole ticks of the top level."""
+        return -(-frames // self.strides[-1]) * self.strides[-1]
+
     @property
     def experiment(self):
         """The experiment's name: `name`, or the main settings, then each other that is no default."""

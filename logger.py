@@ -38,7 +38,8 @@ class Logger:
         if config:
             shown.append(hparams.hparams_pb({
                 key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
-                for key, value in dataclasses.asdict(config).items()}, trial_id=config.experiment))
+                for key, value in dataclasses.asdict(config).items() if value is not None},
+                trial_id=config.experiment))
         for summary in shown:
             self._write("train", summary, step=0)
 

@@ -4,6 +4,7 @@ Videos are [..., T, H, W, C] with C 1 or 3, uint8 or float in [0, 1]; floats out
 Frames are numbered from 1, so after a context of 36 the first predicted frame is number 37.
 """
 
+import contextlib
 import io
 import textwrap
 
@@ -233,6 +234,19 @@ def look(index):
 
 
 TRIVIAL_LINE = dict(color="0.45", linestyle=(0, (4, 2)), linewidth=1.1, label="best trivial predictor")
+
+
+@contextlib.contextmanager
+def saved_figure(stem, size):
+    """A figure to draw into, in the context, with letters of 8 points; then `stem`.png and `stem`.pdf.
+
+    size: width and height in inches.
+    """
+    with matplotlib.rc_context({**STYLE, "font.size": 8, "axes.titlesize": 8}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        for suffix in ("png", "pdf"):
+            figure.savefig(f"{stem}.{suffix}")
 
 
 def save_range_plot(path, label, mean, low, high, context, trivial):

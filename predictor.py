@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 import metrics
 import startup
@@ -159,6 +160,14 @@ def even_batches(total, at_most):
     bounds = [total * number // count for number in range(count + 1)]
     for first, end in itertools.pairwise(bounds):
         yield first, end - first
+
+
+def with_progress(total, at_most):
+    """Yields even_batches of videos, and draws a progress bar meanwhile."""
+    with tqdm.tqdm(total=total, unit="video", dynamic_ncols=True) as bar:
+        for first, size in even_batches(total, at_most):
+            yield first, size
+            bar.update(size)
 
 
 def noise_of_videos(model, seeds, purpose, samples, frames):

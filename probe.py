@@ -7,15 +7,12 @@ angle in degrees is read as its sine and cosine.
 
 import os
 
-import matplotlib
 import numpy as np
-import tqdm
-from matplotlib.figure import Figure
 
 import intervals
 import pictures
 import tools
-from predictor import even_batches, factors_of
+from predictor import factors_of, with_progress
 from tables import estimate_text, markdown
 from video_model import VideoModel
 
@@ -57,20 +54,17 @@ def collect(config, model, data, flags):
                               f"some and test it on others; nearest: 4")
     features, factors = {}, {}
     encoder = VideoModel(config, model)
-    with tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar:
-        for first, size in even_batches(flags.num_examples, flags.batch_size):
-            batch, actions = data.batch(first, size), None
-            if "actions" in batch:  # A batch has an action at the frame it led to, one row later.
-                actions = np.roll(batch["actions"], -1, 1)
-            frames = batch["video"].shape[1]
-            for level, (states, stride) in enumerate(zip(
-                    encoder.encode_states(batch["video"], actions), config.strides, strict=True)):
-                features.setdefault(f"level {level}", []).append(
-                    np.repeat(states, stride, 1)[:, :frames])
-            features.setdefault("pixels", []).append(pooled_pixels(batch["video"]))
-            for name in wanted:
-                factors.setdefault(name, []).append(batch[name])
-            bar.update(size)
+    for first, size in with_progress(flags.num_examples, flags.batch_size):
+        batch, actions = data.batch(first, size), None
+        if "actions" in batch:  # A batch has an action at the frame it led to, one row later.
+            actions = np.roll(batch["actions"], -1, 1)
+        frames = batch["video"].shape[1]
+        for level, (states, stride) in enumerate(zip(
+                encoder.encode_states(batch["video"], actions), config.strides, strict=True)):
+            features.setdefault(f"level {level}", []).append(np.repeat(states, stride, 1)[:, :frames])
+        features.setdefault("pixels", []).append(pooled_pixels(batch["video"]))
+        for name in wanted:
+            factors.setdefault(name, []).append(batch[name])
     return [{name: np.concatenate(arrays) for name, arrays in found.items()}
             for found in (features, factors)]
 
@@ -91,8 +85,7 @@ def table(results, features, config, parts):
 
 def save_figure(stem, results, names):
     """Draws a group of bars for every factor, a bar for the states of each level and for the pixels."""
-    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8}):
-        figure = Figure(figsize=(7, 2.6), layout="constrained")
+    with pictures.saved_figure(stem, (7, 2.6)) as figure:
         axes = figure.add_subplot()
         width = 0.8 / len(names)
         for index, name in enumerate(names):
@@ -109,8 +102,6 @@ def save_figure(stem, results, names):
         axes.set_xticks(range(len(results)), [f"{row['factor']}\n({row['measure']})" for row in results])
         axes.set(ylim=(0, 1.02), ylabel="Read by a linear map")
         figure.legend(loc="outside upper center", ncols=len(names) + 1)
-        for suffix in ("png", "pdf"):
-            figure.savefig(f"{stem}.{suffix}")
 
 
 def pooled_pixels(video):

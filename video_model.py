@@ -98,7 +98,6 @@ class VideoModel:
     def _rollouts(self, videos, actions, seed, single):
         """Yields Rollouts of pieces of the videos, one after the other."""
         actions = self._actions(actions, videos, videos.shape[1], single).get("actions")
-        stride = self.config.strides[-1]
         seeds = [fold_in([seed or 0, 0], number) for number in range(len(videos))]
 
         def noise(start, frames):
@@ -110,7 +109,7 @@ class VideoModel:
             return rollout, [last_state(level) for level in rollout.levels]
 
         return in_chunks(observe, videos, actions, self.model.initial_states(len(videos)), noise,
-                         -(-OBSERVED_AT_ONCE // stride) * stride)
+                         self.config.whole_ticks(OBSERVED_AT_ONCE))
 
     def _nats_of_frames(self, rollout):
         """[B, T] nats of a Rollout."""

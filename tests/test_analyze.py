@@ -16,6 +16,7 @@ import analyze
 import cells
 import cwvae
 import data_loader
+import dreams
 import metrics
 import runs
 import tools
@@ -66,7 +67,7 @@ def table(path):
 def dream(config, model, length, **flags):
     flags = {"frames": length, "seed": 0, "example": 1, **flags}
     batch = data_loader.Sequences(config, config.open_loop_ctx).batch(flags["example"], 1)
-    return np.stack(list(analyze.dream_frames(config, model, batch, types.SimpleNamespace(**flags))))
+    return np.stack(list(dreams.dream_frames(config, model, batch, types.SimpleNamespace(**flags))))
 
 
 def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(run_dir, tmp_path):
@@ -81,7 +82,7 @@ def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(run_dir, tmp_path):
 
 
 def test_a_shorter_dream_begins_a_longer_one_and_the_seed_decides_both(loaded, monkeypatch):
-    monkeypatch.setattr(analyze, "CHUNK", 6)
+    monkeypatch.setattr(dreams, "CHUNK", 6)
     long = dream(*loaded, 17)
     assert long.shape[0] == 4 + 17
     np.testing.assert_array_equal(dream(*loaded, 8), long[:12])
@@ -94,7 +95,7 @@ def test_a_dream_in_chunks_is_one_long_prediction(loaded, monkeypatch):
     config = config.replace(cell_mean_only=True)
     mean = cwvae.CWVAE(config)
     mean.set_weights(model.get_weights())
-    monkeypatch.setattr(analyze, "CHUNK", 3)  # made even: a tick of the top level is 2 frames
+    monkeypatch.setattr(dreams, "CHUNK", 3)  # made even: a tick of the top level is 2 frames
     frames = dream(config, mean, 11)[4:, 2:-2, 2:-2, :1]
     video = data_loader.Sequences(config, 15).batch(1, 1)["video"]
     want = mean.open_loop(video, 4, tf.constant([0, 0]))[0, 4:]
@@ -113,13 +114,13 @@ def video_folder(path, lengths):
 def test_a_dream_counts_the_videos_that_an_evaluation_counts(loaded, tmp_path):
     config = loaded[0].replace(dataset="videos", data_root=video_folder(tmp_path / "v", [6, 12, 9, 10]))
     flags = types.SimpleNamespace(example=1, frames=40, data_root=None)
-    _, data = analyze.dream_data(config, flags)
+    _, data = dreams.open_data(config, flags)
     counted = data_loader.Sequences(config, config.eval_seq_len)
     assert len(data) == len(counted) == 2
     np.testing.assert_array_equal(data.batch(1, 1)["video"], counted.batch(1, 1)["video"])
     assert data.batch(1, 1)["video"].max() == 30
     with pytest.raises(tools.UserError, match="example: 2 is not one of the 2 test videos; nearest: 1"):
-        analyze.dream_data(config, types.SimpleNamespace(example=2, frames=40, data_root=None))
+        dreams.open_data(config, types.SimpleNamespace(example=2, frames=40, data_root=None))
 
 
 def test_a_dream_with_actions_is_as_long_as_its_video_has_actions(loaded, monkeypatch):
@@ -131,12 +132,12 @@ def test_a_dream_with_actions_is_as_long_as_its_video_has_actions(loaded, monkey
     monkeypatch.setattr(data_loader, "_open", lambda config, split: (opened, split))
     config = loaded[0].replace(actions=True)
     flags = types.SimpleNamespace(example=0, frames=26, data_root=None)
-    _, data = analyze.dream_data(config, flags)
+    _, data = dreams.open_data(config, flags)
     assert data.batch(0, 1)["actions"][0, :, 0].tolist() == [0, *range(29)] and len(data) == 2
     for flags.example, flags.frames, says in [(0, 27, "test video 0 has 30; nearest: 26"),
                                               (1, 9, "test video 1 has 12; nearest: 8")]:
         with pytest.raises(tools.UserError, match=says):
-            analyze.dream_data(config, flags)
+            dreams.open_data(config, flags)
 
 
 # --------------------------------------------------------------------------- what each level stores

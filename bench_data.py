@@ -1,0 +1,184 @@
+"""Times the input pipeline, and the preparation of video files: python3 bench.py data
+
+Clips come from a warm and from a cold page cache, and beside them from TFDS records. Each measurement
+is a process of its own, which runs this file, because only a process can tell its memory.
+"""
+
+import startup  # noqa: F401
+
+# isort: split
+import contextlib
+import io
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import imageio_ffmpeg
+import numpy as np
+import tensorflow as tf
+
+import data_loader
+import stopwatch
+import tools
+from config import Config
+from video_data import store, videos
+
+LENGTH = 500  # frames of a video in the shape of MineRL's
+
+
+def bench_data(flags):
+    """Measures how fast the loader is, and how fast video files are prepared. Prints a line for each."""
+    if not hasattr(os, "posix_fadvise"):
+        raise tools.UserError("bench.py data empties the page cache, by a call that Linux alone has")
+    num_videos, batch_size, seconds = flags.videos, flags.batch_size, flags.seconds
+    with tempfile.TemporaryDirectory(prefix="bench_data_") as root:
+        config = loader_config(root, batch_size)
+        print(f"Preparing {num_videos} videos of {LENGTH} frames in {root}.", file=sys.stderr)
+        write_records(root, num_videos)
+        data_loader.prepare(config)
+        results = []
+        print(f"Batches of {batch_size} clips of {config.seq_len} frames, {os.cpu_count()} cores")
+        print(f"{'':<28}{'frames/s':>10}{'batches/s':>11}{'memory':>11}{'mapped':>11}{'from disk':>11}")
+        for name in MEASUREMENTS:
+            child = [sys.executable, __file__, name, root, str(batch_size), str(seconds)]
+            result = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout)
+            results.append({"name": name, **result})
+            sizes = [f"{store.size_text(result[key]):>11}" for key in ("memory", "mapped", "disk")]
+            print(f"{name:<28}{result['frames_per_s']:>10,.0f}"
+                  f"{result['frames_per_s'] / batch_size / config.seq_len:>11.1f}{''.join(sizes)}")
+        return {"measurements": results, "preparation": preparation(root, rounds=min(seconds, 7))}
+
+
+def loader_config(root, batch_size):
+    return Config(dataset="minerl", data_root=root, channels=3, batch_size=batch_size)
+
+
+def preparation(root, rounds, length=250):
+    """How fast a folder of video files is prepared, beside ffmpeg alone in as many processes."""
+    config = Config(dataset="videos", data_root=os.path.join(root, "videos"), channels=3)
+    os.mkdir(config.data_root)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+    files = [os.path.join(config.data_root, f"{number}.mp4") for number in range(8 * videos.CORES)]
+    for number, file in enumerate(files):
+        scene = f"testsrc2=s=320x240:r=25:d={length / 25},rotate=t*{number + 1}/9"
+        subprocess.run([*ffmpeg, "-f", "lavfi", "-i", scene, "-pix_fmt", "yuv420p", file], check=True)
+
+    def prepare():
+        shutil.rmtree(os.path.join(config.data_root, "frames_64x64x3"), ignore_errors=True)
+        with contextlib.redirect_stderr(io.StringIO()):
+            data_loader.prepare(config)
+        return length
+
+    def decode(file):
+        square = "crop=min(iw\\,ih):min(iw\\,ih),scale=64:64:flags=area,format=rgb24"
+        subprocess.run([*ffmpeg, "-threads", "1", "-i", file, "-vf", square, "-f", "rawvideo",
+                        os.devnull], check=True)
+
+    def alone():
+        return len(list(videos.in_parallel(decode, files)))
+
+    seconds, _ = stopwatch.measure({"preparing": prepare, "plain preparing": alone}, rounds)
+    return stopwatch.table(seconds, length * len(files))
+
+
+def write_records(root, num_videos):
+    """Prepares TFDS records as users of earlier implementations have them: a PNG for every frame."""
+    import tensorflow_datasets as tfds
+
+    class Landscapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name, VERSION = "minerl_navigate", tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
+                {"video": tfds.features.Video(shape=(None, 64, 64, 3))}))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(num_videos), "test": self._generate_examples(1)}
+
+        def _generate_examples(self, count):
+            for number in range(count):
+                yield number, {"video": landscape(number)}
+
+    with contextlib.redirect_stdout(sys.stderr):
+        Landscapes(data_dir=root).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+
+
+def landscape(seed):
+    """A walk past smooth hills with some noise, so that PNGs are as large as those of a game."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (1, 12, (LENGTH + 64) // 5, 3)).astype(np.float32)
+    wide = tf.image.resize(coarse, (64, LENGTH + 64), "bicubic").numpy()[0]
+    frames = np.stack([wide[:, start : start + 64] for start in range(LENGTH)])
+    frames += rng.normal(0, 4, frames.shape).astype(np.float32)
+    return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def warm(config, seconds):
+    """Frames and seconds of clips, read from files that are in the page cache."""
+    clips = data_loader.Clips(config)
+    for step in range(round(clips.steps_per_epoch)):
+        clips.batch(step)
+    return timed(data_loader.prefetch(clips.batch, 0, 10**9), config, seconds)
+
+
+def cold(config, seconds):
+    """As warm, of files that come from the disk: the page cache is emptied before each epoch."""
+    rows = os.path.join(data_loader.prepare(config)["video"], "rows")
+    frames = spent = 0
+    while spent < seconds:
+        with open(rows, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        clips = data_loader.Clips(config)  # Maps the file after it is gone from the cache.
+        steps = round(clips.steps_per_epoch)
+        epoch = timed(data_loader.prefetch(clips.batch, 0, steps), config, np.inf)
+        frames, spent = frames + epoch[0], spent + epoch[1]
+        del clips
+    return frames, spent
+
+
+def records(config, seconds):
+    """Frames and seconds of decoding the PNGs of TFDS records, cut into clips and batched by tf.data."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(os.path.join(config.data_root, "minerl_navigate", "1.0.0"))
+    dataset = builder.as_dataset("train", shuffle_files=True).repeat()
+    dataset = dataset.map(lambda example: example["video"], tf.data.AUTOTUNE)
+    dataset = dataset.flat_map(lambda video: tf.data.Dataset.from_tensor_slices(
+        tf.reshape(video, [-1, config.seq_len, 64, 64, 3])))
+    dataset = dataset.batch(config.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return timed(((None, {"video": batch}) for batch in dataset.as_numpy_iterator()), config, seconds)
+
+
+MEASUREMENTS = {"clips, warm page cache": warm, "clips, cold page cache": cold,
+                "TFDS records": records}
+
+
+def timed(batches, config, seconds):
+    """Reads batches for some seconds, or to their end; returns (frames, seconds)."""
+    start, frames = time.perf_counter(), 0
+    for _, batch in batches:
+        frames += len(batch["video"]) * config.seq_len
+        if time.perf_counter() - start >= seconds:
+            break
+    return frames, time.perf_counter() - start
+
+
+def measure_loader(name, root, batch_size, seconds):
+    """Runs one measurement. Returns frames a second, and bytes: memory used, of it mapped, from disk."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+    frames, spent = MEASUREMENTS[name](loader_config(root, int(batch_size)), int(seconds))
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    most, mapped = (int(fields[field].split()[0]) * 1024 for field in ("VmHWM", "RssFile"))
+    return {"frames_per_s": frames / spent, "memory": most, "mapped": mapped,
+            "disk": 512 * (resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_loader(*sys.argv[1:])))

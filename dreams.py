@@ -1,0 +1,110 @@
+"""One open-loop video of any length, as mp4: analyze.py dream."""
+
+import errno
+import os
+import shutil
+
+import imageio.v2 as imageio
+import imageio_ffmpeg
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import data_loader
+import pictures
+import startup
+import tools
+from cells import fold_in
+from flags import evaluated_config
+from pixels import to_uint8
+from predictor import not_finite
+
+CHUNK = 200  # frames imagined at a time, about: bounds the memory
+FPS = 25
+
+
+def open_data(config, flags):
+    """The config as the flags change it, and the test videos that an evaluation counts."""
+    config = evaluated_config(config, flags)
+    counted = data_loader.evaluation_sequences(config)
+    if flags.example >= len(counted):
+        raise tools.UserError(f"example: {flags.example} is not one of the {len(counted)} test videos; "
+                              f"nearest: {len(counted) - 1}")
+    if not config.actions:
+        return config, counted
+    frames, there = config.open_loop_ctx + flags.frames, counted.lengths[flags.example]
+    if there < frames:
+        raise tools.UserError(
+            f"frames: {flags.frames} need the actions of a video of {frames} frames, but test video "
+            f"{flags.example} has {there}; nearest: {there - config.open_loop_ctx}")
+    return config, data_loader.Sequences(
+        config, frames, min_frames=(config.eval_seq_len - 1) * config.frame_skip + 1)
+
+
+def analyze(config, model, data, flags, settings, out):
+    """Streams flags.frames predicted frames, after the context of one example, into dream.mp4.
+
+    Memory does not grow with the length, and a shorter dream is the beginning of a longer one.
+    """
+    batch = data.batch(flags.example, 1)
+    path, written = os.path.join(out, "dream.mp4"), 0
+    try:
+        with imageio.get_writer(
+                path, fps=FPS, codec="libx264", macro_block_size=1, ffmpeg_log_level="error",
+                output_params=["-preset", "veryfast", "-vf",
+                               "scale=4*iw:4*ih:flags=neighbor"]) as writer:
+            for frame in dream_frames(config, model, batch, flags):
+                writer.append_data(frame)
+                written += 1
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        written = None  # imageio's words for an ffmpeg that has ended
+    # Of one that could not write the end of the film, it says nothing.
+    if written is None or frames_of_film(path) != written:
+        full = shutil.disk_usage(out).free < 2**20
+        raise OSError(errno.ENOSPC if full else errno.EIO, "ffmpeg could not write", path)
+    tools.save_json(os.path.join(out, "summary.json"), {
+        "settings": settings | {"example": flags.example, "frames": flags.frames}, "fps": FPS})
+    return "dream.mp4"
+
+
+def frames_of_film(path):
+    """The frames of a video file, None where it is not whole."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(path)[0]
+    except RuntimeError:
+        return None
+
+
+def dream_frames(config, model, batch, flags):
+    """Yields the frames of a dream in colour: those of the context, then flags.frames predicted ones."""
+    context, chunk = config.open_loop_ctx, config.whole_ticks(CHUNK)
+    video, actions = batch["video"][:, :context], batch.get("actions")
+    seed = fold_in([flags.seed, 0], flags.example)
+
+    @tf.function(jit_compile=startup.use_xla(config))
+    def imagine(states, noise, actions):
+        latents, states = model.imagine(states, chunk, noise, actions)
+        frames = model.decoder(latents)[0]
+        finite = tf.reduce_all(tf.math.is_finite(frames))
+        return states, to_uint8(frames), finite
+
+    yield from pictures.bordered(video[0], context, scale=1, border=2)
+    states = model.observe_context(
+        video, model.noise(fold_in(seed, 0), 1, context),
+        None if actions is None else actions[:, :context]).states
+    with tqdm.tqdm(total=flags.frames, unit="frame", dynamic_ncols=True) as bar:
+        for number, start in enumerate(range(0, flags.frames, chunk)):
+            if actions is not None:
+                following = actions[:, context + start:][:, :chunk]
+                missing = chunk - following.shape[1]  # after the last frame that is kept
+                following = np.pad(following, [(0, 0), (0, missing), (0, 0)])
+            states, frames, finite = imagine(
+                states, model.noise(fold_in(seed, 1, number), 1, chunk),
+                None if actions is None else following)
+            if not finite:
+                raise not_finite(f"frames {start + 1} to {start + chunk} of the dream")
+            frames = frames[:flags.frames - start].numpy()
+            yield from pictures.bordered(frames, 0, scale=1, border=2)
+            bar.update(len(frames))

@@ -8,9 +8,6 @@ import math
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
-
-tfd = tfp.distributions
 
 # The stochastic state z [B, Z] and the deterministic state h [B, H] of a level; float32.
 State = collections.namedtuple("State", "stoch deter")
@@ -37,11 +34,13 @@ class Gaussian(collections.namedtuple("Gaussian", "mean stddev")):
 
     def kl(self, other):
         """KL(self || other) in nats, summed over units: [...]."""
-        return tf.reduce_sum(tfd.Normal(*self).kl_divergence(tfd.Normal(*other)), -1)
+        apart = (self.mean - other.mean) / other.stddev
+        ratio = tf.math.log(self.stddev) - tf.math.log(other.stddev)
+        return tf.reduce_sum(0.5 * (apart**2 + tf.math.expm1(2 * ratio)) - ratio, -1)
 
     def entropy(self):
         """Nats, summed over units: [...]."""
-        return tf.reduce_sum(tfd.Normal(*self).entropy(), -1)
+        return tf.reduce_sum(tf.math.log(self.stddev) + 0.5 * math.log(2 * math.pi * math.e), -1)
 
 
 class OneHot(collections.namedtuple("OneHot", "logits")):

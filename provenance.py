@@ -12,7 +12,7 @@ from tools import UserError, __version__, save_json
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 MODEL = ("cells.py", "cnns.py", "cwvae.py", "kernels.py", "conv_kernels.py", "distribution.py")
-PACKAGES = ("tensorflow", "keras", "tf-keras", "tensorflow-probability", "numpy")
+PACKAGES = ("tensorflow", "keras", "numpy")
 
 
 def note_start(run_dir, goes_on, say=print):

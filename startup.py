@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+import compiled
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 NVIDIA = "/proc/driver/nvidia/gpus/*"  # One for each GPU that the driver knows.
 
@@ -96,11 +98,7 @@ def _why_no_gpu():
 
 _override_environment()
 _import_matplotlib()
-with _only_problems():
-    # tensorflow_probability loads all of its parts where TensorFlow is there already, else those in use.
-    import tensorflow_probability  # noqa: F401
-
-    # isort: split
+with _only_problems(), contextlib.nullcontext() if glob.glob(NVIDIA) else compiled.kept():
     import tensorflow as tf
 
     _override_keras_settings()

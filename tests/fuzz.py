@@ -1,4 +1,4 @@
-"""Damages files of 20 kinds at random and reads them: python3 tests/fuzz.py [COUNT [SEED]]
+"""Damages files of 20 kinds at random and reads them: python3 tests/fuzz.py [COUNT [SEED [ENDING ...]]]
 
 A damaged file is read whole, or something is said of it: why it is left out, or what it lacks. Nothing
 else is allowed: no other error, no process that hangs.
@@ -85,17 +85,20 @@ def try_one(readers, path, form):
     return outcome, words
 
 
-def run(count, seed):
-    """Tries so many damages; returns a list of (outcome, what was done, words)."""
+def run(count, seed, endings=()):
+    """Tries so many damages; returns a list of (outcome, what was done, words).
+
+    endings: of the files that are damaged; by default all 20.
+    """
     rng, results = np.random.default_rng(seed), []
     with tempfile.TemporaryDirectory() as folder, videos.Readers() as readers:
         paths = make(pathlib.Path(folder))
-        endings = list(paths)
+        endings = list(endings or paths)
         wholes = {ending: path.read_bytes() for ending, path in paths.items()}
         for number in range(count):
             kind = endings[number % len(endings)]
             data, done = damage(rng, wholes[kind])
-            ending = kind if rng.random() < 0.9 else str(rng.choice(endings))
+            ending = kind if rng.random() < 0.9 else str(rng.choice(list(paths)))
             path = pathlib.Path(folder, f"damaged.{ending}")
             path.write_bytes(data)
             form = videos.Form(fps=[None, 10.0][number % 7 == 0])
@@ -107,8 +110,8 @@ def run(count, seed):
 
 
 def main():
-    count, seed = (int(word) for word in (*sys.argv[1:], "500", "0")[:2])
-    results = run(count, seed)
+    count, seed = (int(word) for word in (sys.argv[1:] + ["500", "0"][len(sys.argv) - 1 :])[:2])
+    results = run(count, seed, sys.argv[3:])
     for outcome, done, words in results:
         if outcome not in ("whole", "said"):
             print(f"{outcome}: {done}: {words}")

@@ -1,14 +1,16 @@
 """Encoded files as cameras and cutters leave them: what is shown, and what is said to be lost."""
 
+import struct
 import subprocess
 
 import av
 import numpy as np
 import pytest
 import twins
+from PIL import Image
 from test_videos import FFMPEG, LOSSLESS, area_resized, distance, numbered, read, write
 
-from video_data import videos
+from video_data import containers, videos
 
 READERS = videos.Readers()
 
@@ -141,3 +143,68 @@ def test_frames_that_a_header_promises_are_missed(tmp_path):
     whole = write(tmp_path / "a.mxf", twins.movie(0, 25), "-q:v", "2").read_bytes()
     (tmp_path / "a.mxf").write_bytes(whole[: len(whole) // 2])
     assert "it ends" in refusal(tmp_path / "a.mxf") or "is missing" in refusal(tmp_path / "a.mxf")
+
+
+# ------------------------------------------------------------------------ what a container tells
+
+
+def packed(codes, table):
+    """The sub-blocks of a GIF's picture of 4 colours: codes, each as wide as the table asks."""
+    number = place = 0
+    for code, free in zip(codes, table, strict=True):
+        number |= int(code) << place
+        place += min(12, max(3, free.bit_length()))
+    data = number.to_bytes(-(-place // 8), "little")
+    blocks = [data[start : start + 255] for start in range(0, len(data), 255)]
+    return b"\2" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+
+
+@pytest.mark.parametrize("pixels", [6, 4091, 9000])
+def test_a_gif_may_fill_its_table_and_keep_it(pixels, tmp_path):
+    """Codes that are pixels all: the table grows by one with each, and stays when it is full."""
+    rng, path = np.random.default_rng(0), tmp_path / "a.gif"
+    frame = rng.integers(0, 4, pixels)
+    codes = [4, *frame, 5]
+    table = [6, 6, *range(6, 6 + pixels)]  # The next free place in it, as each code is read.
+    head = b"GIF89a" + struct.pack("<HHBBB", pixels, 1, 0x81, 0, 0) + bytes(range(12))
+    picture = b"," + struct.pack("<HHHHB", 0, 0, pixels, 1, 0)
+    path.write_bytes(head + picture + packed(codes, table) + b";")
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image)[0], frame)
+    assert containers.look(path) == (None, 1)
+    path.write_bytes(head + picture + packed([4, *frame[1:], 5], table[:-1]) + b";")
+    assert containers.look(path) == (containers.HOLE, 1)
+
+
+def test_a_gif_that_lacks_what_lies_between_two_of_its_blocks_is_broken(tmp_path):
+    path = write(tmp_path / "a.gif", np.random.default_rng(0).integers(0, 255, (6, 80, 96, 3), np.uint8))
+    data, places = path.read_bytes(), []
+    for place in (index for index in range(len(data)) if data[index : index + 4] == b"!\xf9\4\4"):
+        place += 8 + 10  # The blocks of a picture come behind what is said of it.
+        place += 3 * 2 ** ((data[place - 1] & 7) + 1) * (data[place - 1] >> 7) + 1
+        places.append(place + 1 + data[place])
+    assert len(places) == 6 and len(read(path)) == 6
+    path.write_bytes(data[: places[2]] + data[places[3] :])
+    assert "lacks a piece" in refusal(path)
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_wmv_that_lost_a_packet_at_its_end_is_broken(sound, tmp_path):
+    path, audio = tmp_path / "a.wmv", ["-f", "lavfi", "-i", "sine=d=2"] if sound else []
+    subprocess.run([FFMPEG, "-v", "error", "-f", "lavfi", "-i", "testsrc2=d=2:s=128x96", *audio,
+                    str(path)], check=True)
+    assert len(read(path)) == 50
+    data = bytearray(path.read_bytes())
+    start = data.index(containers.ASF_DATA) + 50
+    last = start + (struct.unpack("<Q", data[start - 34 : start - 26])[0] - 50) // 3200 * 3200
+    data[last - 3200 : last] = bytes(3200)
+    path.write_bytes(data)
+    assert "lacks a piece" in refusal(path)
+
+
+@pytest.mark.parametrize("what", ["zeros", "packet"])
+def test_a_transport_stream_that_lacks_a_packet_is_broken(what, tmp_path):
+    path = write(tmp_path / "a.ts", np.random.default_rng(0).integers(0, 255, (9, 80, 96, 3), np.uint8))
+    data, place = path.read_bytes(), 100 * 188
+    path.write_bytes(data[:place] + bytes(188) * (what == "zeros") + data[place + 188 :])
+    assert "lacks a piece" in refusal(path)

@@ -4,13 +4,18 @@ Each function takes an open file and its size, and returns (what was lost, or No
 file holds, or None where it does not tell).
 """
 
+import contextlib
+import functools
 import re
 import struct
 import zlib
 
+import numpy as np
+
 CUT = "is cut short"
 HOLE = "lacks a piece, or is damaged"
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
@@ -26,7 +31,7 @@ def look(path):
             return webp(file, size)
         for before, packet in ((0, 188), (4, 192)):  # MPEG-TS, and as cameras write it.
             if start[before : before + 1] == start[before + packet : before + packet + 1] == b"G":
-                return CUT if size % packet else None, None
+                return mpegts(file, size, before, packet)
     return None, None
 
 
@@ -66,18 +71,93 @@ def gif(file, size):
             place += 11 + _palette(head[9])
         else:
             return HOLE, pictures
-        file.seek(place)
+        file.seek(place - 1)
+        bits, blocks = file.read(1), []
         while length := file.read(1):  # Sub-blocks, up to an empty one.
-            place += 1 + length[0]
             if not length[0]:
                 break
-            file.seek(place)
+            blocks.append(file.read(length[0]))
         if not length:
             return CUT, pictures
+        place = file.tell()
+        if head[:1] == b",":
+            width, height = struct.unpack("<HH", head[5:9])
+            if _pixels(b"".join(blocks), bits[0]) != width * height:
+                return HOLE, pictures
 
 
 def _palette(flags):
     return 3 * 2 ** ((flags & 7) + 1) if flags & 128 else 0
+
+
+def _pixels(packed, bits):
+    """How many pixels the codes of a GIF's picture give (LZW, appendix F of GIF89a); None: they break.
+
+    A code is a pixel, or what a code before gave and one pixel more. So the pixels of a code are the
+    links from it to a code that is a pixel, and it. bits: of a pixel.
+    """
+    if not 1 <= bits <= 8:
+        return None
+    data = np.frombuffer(packed + bytes(3), np.uint8).astype(np.uint32)
+    clear, start, pixels = 1 << bits, 0, 0
+    while True:
+        for count in (4096, 8 * len(packed) // bits):  # The second where codes go on in a full table.
+            places, widths = _places(bits, count)
+            places = places[: np.searchsorted(places + widths, 8 * len(packed) - start, "right")] + start
+            byte = places >> 3
+            codes = (data[byte] | data[byte + 1] << 8 | data[byte + 2] << 16) >> (places & 7).astype(
+                np.uint32)
+            codes = (codes & (1 << widths[: len(codes)]) - 1).astype(np.int64)
+            stops = np.flatnonzero((codes == clear) | (codes == clear + 1))
+            if len(stops) or len(codes) < 4096:
+                break
+        end = stops[0] if len(stops) else len(codes)
+        links = np.maximum(codes[:end] - (clear + 2), -1)
+        if (links >= np.arange(end)).any():
+            return None
+        lengths = np.ones(end, np.int64)
+        while (open := links >= 0).any():
+            lengths[open] += lengths[links[open]]
+            links[open] = links[links[open]]
+        pixels += int(lengths.sum())
+        if end == len(codes) or codes[end] != clear:
+            return pixels
+        start = int(places[end] + widths[end])
+
+
+@functools.cache
+def _places(bits, count):
+    """The first bit of each of so many codes from an empty table on, and how many bits it has."""
+    free = 2**bits + 1 + np.maximum(1, np.arange(count))  # The next free place in the table.
+    widths = np.clip(np.frexp(free)[1], bits + 1, 12)  # As many bits as that number has.
+    return np.cumsum(widths) - widths, widths
+
+
+def mpegts(file, size, before, packet):
+    """Packets of one length, each with the number of its stream and one that counts up in that.
+
+    before: the bytes in front of each, as cameras write them.
+    """
+    if size % packet:
+        return CUT, None
+    file.seek(0)
+    latest = {}
+    while block := file.read(packet * 2**16):
+        rows = np.frombuffer(block, np.uint8).reshape(-1, packet)[:, before : before + 6]
+        if (rows[:, 0] != ord("G")).any():
+            return HOLE, None
+        streams = (rows[:, 1] & 31).astype(int) << 8 | rows[:, 2]
+        flags, filled = rows[:, 3], (rows[:, 3] & 16 > 0) & (streams != 8191)  # That is filling.
+        # Two files one after the other count anew, where a picture begins.
+        afresh = (rows[:, 1] & 64 > 0) | (flags & 32 > 0) & (rows[:, 4] > 0) & (rows[:, 5] & 128 > 0)
+        for stream in np.unique(streams[filled]):
+            of_stream = filled & (streams == stream)
+            numbers = rows[of_stream, 3] & 15
+            steps = np.diff(numbers, prepend=latest.get(stream, numbers[0])) & 15
+            if ((steps > 1) & ~afresh[of_stream]).any():  # A packet may come twice.
+                return HOLE, None
+            latest[stream] = numbers[-1]
+    return None, None
 
 
 def png(file, size):
@@ -129,16 +209,81 @@ def _ogg_checksum(page):
 
 
 def asf(file, size):
-    """A header and the data, each as long as it says."""
+    """A header and the data, each as long as it says. The data are packets, all of one length."""
     file.seek(16)
     length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
     if length + 24 > size:
         return CUT, None
-    file.seek(length)
+    file.seek(0)
+    properties = file.read(length).partition(ASF_FILE)[2]
     name, data = struct.unpack("<16sQ", file.read(24))
     if name != ASF_DATA:
         return HOLE, None
-    return CUT if length + data > size else None, None
+    if length + data > size:
+        return CUT, None
+    if len(properties) < 88:
+        return None, None
+    packet, most = struct.unpack("<II", properties[76:84])
+    if packet == most > 0:
+        file.seek(length + 50)
+        packets = (file.read(packet) for _ in range((data - 50) // packet))
+        with contextlib.suppress(NotImplementedError):
+            return None if _asf_is_whole(packets) else HOLE, None
+    return None, None
+
+
+def _asf_is_whole(packets):
+    """Whether no piece of a picture, or of sound, is missing from packets.
+
+    NotImplementedError: they hold several in one piece, which we do not read.
+    """
+    latest = {}  # Of each stream: the number of what it is at, and how much of that is there, and lacks.
+    for packet in packets:
+        try:
+            for stream, number, mask, offset, whole, length in _asf_pieces(packet):
+                before, end, left = latest.get(stream, (None, 0, 0))
+                if offset and (before, end) != (number, offset) or not offset and (
+                        left or before is not None and number != before + 1 & mask):
+                    return False
+                latest[stream] = number, offset + length, whole - offset - length
+        except (struct.error, IndexError, ValueError):
+            return False
+    return not any(left for *_, left in latest.values())
+
+
+def _asf_pieces(packet):
+    """Yields the pieces in a packet (section 5.2 of the ASF specification).
+
+    Each is (stream, number of the object, mask of such numbers, offset in it, its length, the piece's).
+    Raises ValueError where the packet contradicts itself.
+    """
+    place = 1 + (packet[0] & 15) if packet[0] & 128 else 0
+
+    def take(kind):
+        nonlocal place
+        bytes_ = (0, 1, 2, 4)[kind & 3]
+        place += bytes_
+        return int.from_bytes(packet[place - bytes_ : place], "little")
+
+    flags, kinds = take(1), take(1)
+    length = take(flags >> 5) or len(packet)
+    take(flags >> 1)
+    end = length - take(flags >> 3)
+    place += 6  # When it is sent, and for how long.
+    several = take(1) if flags & 1 else 0
+    for _ in range(several & 63 or 1):
+        stream, number, offset, more = take(1), take(kinds >> 4), take(kinds >> 2), take(kinds)
+        if more == 1:
+            raise NotImplementedError
+        whole, = struct.unpack("<I", packet[place : place + 4])
+        place += more
+        length = take(several >> 6) if several else end - place
+        place += length
+        if place > end or offset + length > whole or not (length and stream & 127):
+            raise ValueError("a piece is longer than what it is of")
+        yield stream & 127, number, (1 << 8 * (0, 1, 2, 4)[kinds >> 4 & 3]) - 1, offset, whole, length
+    if several and place != end:
+        raise ValueError("there is more than its pieces")
 
 
 def y4m(file, size):

@@ -64,9 +64,12 @@ class Config:
         "fixed", "where clips start: fixed cuts a video into one after the other; random draws each "
                  "start anew in every epoch", "training", choices=("fixed", "random"))
     actions: bool | str = _key(
-        False, "condition level 0 on the actions of the dataset: true as they are, onehot with a column "
+        False, "condition the model on the actions of the data: true as they are, onehot with a column "
                "for each value of whole-number actions, false not at all", "model",
         choices=("onehot",))
+    action_levels: str = _key(
+        "bottom", "which levels the actions condition: bottom as published; all, where a tick of an "
+                  "upper level sees the actions of all its frames", "model", choices=("bottom", "all"))
     action_classes: int | None = _key(
         None, "how many values onehot actions have (null: 1 + the largest of the training data; a run "
               "keeps the number)", "model", min=1, max=2**16)

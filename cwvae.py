@@ -32,7 +32,7 @@ class CWVAE(tf.keras.Model):
 
     Args:
       config: a Config.
-      action_size: width A of the actions that condition level 0; 0 for none.
+      action_size: width A of the actions that condition the levels `action_levels`; 0 for none.
     """
 
     def __init__(self, config, action_size=0):
@@ -45,9 +45,10 @@ class CWVAE(tf.keras.Model):
         cell = form(named(config, "cell_type", CELLS))
         sizes = [sum(cell.sizes(config, level)) for level in range(config.levels)]
         self.cells = [
-            cell(config, level, context_size=above + (action_size if level == 0 else 0),
+            cell(config, level, context_size=above + action_size * frames,
                  obs_size=self.encoder.embed_size, name=f"level_{level}", dtype=policy)
-            for level, above in enumerate([*sizes[1:], sizes[-1]])]
+            for level, (above, frames) in enumerate(
+                zip([*sizes[1:], sizes[-1]], self.action_frames, strict=True))]
         name_layers(self, self.cells)
         self.decoder = form(named(config, "decoder_type", DECODERS))(
             config, sizes[0], policy, name="decoder")
@@ -58,6 +59,12 @@ class CWVAE(tf.keras.Model):
     def parts(self):
         """The trainable parts by name."""
         return {layer.name: layer for layer in [self.encoder, *self.cells, self.decoder]}
+
+    @property
+    def action_frames(self):
+        """How many actions a tick of each level sees: those that led to its frames, or none."""
+        upper = self.config.action_levels == "all"
+        return [1, *(stride if upper else 0 for stride in self.config.strides[1:])]
 
     def initial_states(self, batch_size):
         return [State(*(tf.zeros([batch_size, size]) for size in cell.sizes(self.config, level)))
@@ -97,8 +104,8 @@ class CWVAE(tf.keras.Model):
                 context = tf.repeat(state_vector(levels[level + 1]), factor, axis=1)[:, :ticks]
                 if self.config.cell_reset_state:
                     reset = tf.cast(tf.range(ticks) % factor == 0, tf.float32)
-            if level == 0 and self.action_size:
-                context = tf.concat([context, actions], -1)
+            if self.action_size and self.action_frames[level]:
+                context = tf.concat([context, windows(actions, self.action_frames[level])], -1)
             levels[level] = self.cells[level].scan(
                 states[level], context, noise[level], reset,
                 embeddings[level] if observes[level] else None)
@@ -237,6 +244,14 @@ def parameters_text(model):
     """The trainable parameters, of all and of each part."""
     parts = ", ".join(f"{name} {part.count_params():,}" for name, part in model.parts.items())
     return f"Parameters: {model.count_params():,} ({parts})"
+
+
+def windows(actions, length):
+    """Actions [B, T, A] of each tick of so many frames, zeros after the last one: [B, N, length A]."""
+    frames, size = actions.shape[1:]
+    ticks = -(-frames // length)
+    padded = tf.pad(actions, [[0, 0], [0, ticks * length - frames], [0, 0]])
+    return tf.reshape(padded, [tf.shape(actions)[0], ticks, length * size])
 
 
 def stopped(distribution):

@@ -12,7 +12,8 @@ LPIPS = ("alex", "vgg", "squeeze")  # as the record in metrics.py has them
 def parse_flags():
     parser = Parser(description="Evaluates a trained Clockwork VAE by open-loop prediction.")
     add_evaluation_flags(
-        parser, "open_loop_ctx", "seq_len", "use_obs", "num_examples", "num_samples", "batch_size")
+        parser, "open_loop_ctx", "seq_len", "use_obs", "num_examples", "num_samples", "mean_only",
+        "batch_size")
     parser.add_argument("--lpips", nargs="?", const=LPIPS[0], choices=LPIPS, metavar="NET",
                         help=f"report LPIPS too, by the network {LPIPS[0]} (the default), "
                              f"{' or '.join(LPIPS[1:])}")

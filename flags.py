@@ -129,6 +129,8 @@ EVALUATION_FLAGS = {
     "num_samples": dict(min=1, default=1, help="predictions of each video (default: 1)"),
     "batch_size": dict(
         min=1, default=16, help="sequences predicted at once; decides speed, not results (default: 16)"),
+    "mean_only": dict(
+        action="store_true", help="predict without noise, by the mean of every distribution"),
 }
 
 
@@ -168,14 +170,20 @@ def whole_number(name, least):
 def evaluated_config(config, flags):
     """The config of a run, as the flags of its evaluation change it.
 
-    Raises UserError where the context or the levels that observe do not fit the model.
+    Raises UserError where the context or the levels that observe do not fit the model, or where
+    predictions without noise are wanted more than once.
     """
+    mean_only = getattr(flags, "mean_only", False)
+    if mean_only and flags.num_samples > 1:
+        raise UserError(f"num_samples: {flags.num_samples} predictions without noise (--mean-only) are "
+                        f"all the same; nearest: 1")
     context = getattr(flags, "open_loop_ctx", None) or config.open_loop_ctx
     seq_len = getattr(flags, "seq_len", None) or config.eval_seq_len
     use_obs = getattr(flags, "use_obs", None) or config.use_obs
     use_obs = {"true": True, "false": False}.get(use_obs, use_obs)
     check_open_loop(context, seq_len, config.strides[-1])
     return config.replace(open_loop_ctx=context, eval_seq_len=seq_len, use_obs=use_obs,
+                          cell_mean_only=config.cell_mean_only or mean_only,
                           data_root=flags.data_root or config.data_root)
 
 

@@ -147,8 +147,11 @@ def unroll(model, embeddings, observed, frames, actions=None, states=None):
                 context = np.concatenate(levels[level + 1][t // factor][:2])
                 if config.cell_reset_state and t % factor == 0:
                     z = np.zeros_like(z)
-            if level == 0 and actions is not None:
-                context = np.concatenate([context, actions[t]])
+            if actions is not None and (level == 0 or config.action_levels == "all"):
+                seen = np.zeros([stride, actions.shape[-1]])
+                for frame in range(t * stride, min(frames, (t + 1) * stride)):
+                    seen[frame - t * stride] = actions[frame]
+                context = np.concatenate([context, seen.ravel()])
             embedding = None
             if observed[level]:
                 embedding = sum(embeddings[t * stride:(t + 1) * stride][i][level]

@@ -63,6 +63,8 @@ CASES = {
     "nothing observed": dict(use_obs=False, dec_stddev=0.4, dec_negative_slope=0.3),
     "reset states": dict(levels=3, cell_reset_state=True, frames=9, seq_len=9),
     "actions": dict(frames=7, action_size=3),
+    "actions of all levels": dict(
+        levels=3, tmp_abs_factor=[3, 2], open_loop_ctx=6, frames=11, action_size=2, action_levels="all"),
     "sizes by level": dict(cell_stoch_size=[3, 2], cell_deter_size=[4, 6]),
     "categorical": dict(cell_type="CategoricalRSSMCell", cell_stoch_classes=4, levels=3, frames=7),
     "categorical, actions": dict(cell_type="CategoricalRSSMCell", action_size=3),
@@ -222,10 +224,11 @@ def test_samples_differ_and_means_do_not():
 
 
 def test_a_video_in_chunks_equals_the_whole():
-    model = build(tiny(levels=3, seq_len=14, cell_reset_state=True))
+    model = build(tiny(levels=3, seq_len=14, cell_reset_state=True, action_levels="all"), 2)
     clip = tf.constant(video(model.config, frames=14))
+    actions = tf.constant(np.random.default_rng(1).normal(size=[2, 14, 2]), tf.float32)
     noise = model.noise(SEED, 2, 14)
-    whole = nats_of_videos(model, model.rollout(clip, noise))
+    whole = nats_of_videos(model, model.rollout(clip, noise, actions=actions))
 
     def observe(video, noise, states, actions):
         rollout = model.rollout(video, noise, states, actions)
@@ -235,7 +238,7 @@ def test_a_video_in_chunks_equals_the_whole():
         return [x[:, start // s:-(-(start + frames) // s)]
                 for x, s in zip(noise, model.config.strides, strict=True)]
 
-    parts = list(in_chunks(observe, clip, None, model.initial_states(2), noise_of, 8))
+    parts = list(in_chunks(observe, clip, actions, model.initial_states(2), noise_of, 8))
     assert len(parts) == 2
     summed = tf.nest.map_structure(lambda *x: sum(x), *parts)
     for a, b in zip(tf.nest.flatten(whole), tf.nest.flatten(summed), strict=True):

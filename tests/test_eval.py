@@ -394,6 +394,7 @@ def test_one_sample_one_example_no_grids_other_levels(run_dir, tmp_path, monkeyp
     (["--seq-len", "301"], "301"),
     (["--use-obs", "TTF"], "use_obs: 'TTF'"),
     (["--num-samples", "0"], "num_samples: 0 is out of range"),
+    (["--mean-only", "--num-samples", "2"], "2 predictions without noise (--mean-only)"),
     (["--samples", "3"], "unknown argument --samples; nearest: --num-samples"),
     (["--model-dir", "/nowhere"], "/nowhere is no directory"),
     (["--model-dir", "{empty}"], "no config.yml in"),
@@ -437,6 +438,15 @@ def test_flags_change_the_config_of_the_run(run_dir):
     changed = evaluated_config(config, flags)
     assert (changed.open_loop_ctx, changed.eval_seq_len, changed.use_obs, changed.data_root) == (
         6, 9, False, "elsewhere")
+
+
+def test_predictions_without_noise_do_not_depend_on_the_seed(run_dir, data):
+    flags = types.SimpleNamespace(data_root=None, num_samples=1, mean_only=True, seq_len=11)
+    config = evaluated_config(load_config(run_dir / "config.yml"), flags)
+    model = cwvae.CWVAE(config)
+    runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
+    first, second = (Predictor(config, model, 1, seed).predict(data.batch(0, 2), 0)[0] for seed in (0, 1))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_a_data_root_that_is_not_there_is_one_line_and_is_not_made(run_dir, refusal, tmp_path):

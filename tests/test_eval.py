@@ -445,7 +445,8 @@ def test_predictions_without_noise_do_not_depend_on_the_seed(run_dir, data):
     config = evaluated_config(load_config(run_dir / "config.yml"), flags)
     model = cwvae.CWVAE(config)
     runs.restore(tf.train.latest_checkpoint(run_dir / "model"), model=model)
-    first, second = (Predictor(config, model, 1, seed).predict(data.batch(0, 2), 0)[0] for seed in (0, 1))
+    first, second = (Predictor(config, model, 1, seed).predict(data.batch(0, 2), 0)[0]
+                     for seed in (0, 1))
     np.testing.assert_array_equal(first, second)
 
 

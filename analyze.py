@@ -1,7 +1,9 @@
 """The paper's analyses of a trained model: python3 analyze.py levels --model-dir=logs/minerl/EXPERIMENT
 
-levels: what each level stores; information: how much, at which speed of the video; probe: which known
-factors a linear map reads off each level; dream: one open-loop video of any length.
+- levels: what each level stores.
+- information: how much information each level carries, by the speed of the video.
+- probe: which known factors a linear map reads off the states of each level (probe.py).
+- dream: one open-loop video of any length (dreams.py).
 """
 
 import tools
@@ -13,34 +15,34 @@ def parse_flags():
     commands = parser.add_subparsers(dest="command", required=True, metavar="ANALYSIS")
 
     levels = commands.add_parser(
-        "levels", help="what predictions lose without a level's view of the context")
+        "levels", help="how much worse predictions get without a level's view of the context")
     add_evaluation_flags(
         levels, "open_loop_ctx", "seq_len", "num_examples", "num_samples", "batch_size")
 
     information = commands.add_parser(
-        "information", help="KL and entropies of each level, by the speed of the video")
+        "information", help="the KL and the entropies of each level, by the speed of the video")
     add_evaluation_flags(
         information, "num_examples", "batch_size", "seq_len",
         seq_len="frames of a sequence (default: the config's seq_len, of a training clip)")
     information.add_argument(
         "--frame-skips", type=whole_number("frame_skips", 1), nargs="+", default=[1, 2, 4],
-        metavar="N", help="the speeds: every n-th frame (default: 1 2 4)")
+        metavar="N", help="the speeds; N shows every N-th frame (default: 1 2 4)")
 
     probes = commands.add_parser(
-        "probe", help="which of the data's known factors each level's states hold, by a linear probe")
+        "probe", help="which known factors of the data a linear map reads off each level")
     add_evaluation_flags(probes, "num_examples", "batch_size", "seq_len")
 
     dreams = commands.add_parser("dream", help="one open-loop video of any length, as mp4")
     add_evaluation_flags(dreams, "open_loop_ctx", "use_obs")
     dreams.add_argument("--frames", type=whole_number("frames", 1), default=1000, metavar="N",
-                        help="frames predicted, any number (default: 1000)")
+                        help="how many frames to predict, any number (default: 1000)")
     dreams.add_argument("--example", type=whole_number("example", 0), default=0, metavar="I",
-                        help="the test video whose context is observed (default: 0)")
+                        help="number of the test video to begin with (default: 0)")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    # A wrong flag ends the script here, because importing TensorFlow takes seconds.
     tools.run_script(parse_flags)
 
 import startup
@@ -90,17 +92,17 @@ def main():
 
 
 def interventions(model):
-    """What is done to the context: (key, label, use_obs, the level whose state is set to zeros).
+    """The interventions: (key, label, use_obs, the level whose state becomes zeros).
 
-    Frames are hidden from some set of top levels, then the state of one level after the other is set
-    to zeros at the end of the context. The first one is no intervention.
+    The first one changes nothing. Some hide the context from some of the top levels. The others set the
+    state of one level to zeros at the end of the context.
     """
     levels = len(model.cells)
     observed = "".join("T" if sees else "F" for sees in model.observed())
     found = [("full", "nothing", None, None)]
     for hidden in range(1, levels + 1):
         first = levels - hidden
-        if observed[first] == "F":  # This level sees nothing anyway.
+        if observed[first] == "F":  # The level does not observe anyway.
             continue
         mask = observed[:first].ljust(levels, "F")
         which = f"level {first}" if hidden == 1 else f"levels {first} to {levels - 1}"
@@ -111,7 +113,7 @@ def interventions(model):
 
 
 def level_data(config, flags):
-    """The config as the flags change it, and the test sequences; decides flags.num_examples."""
+    """The config with the changes of the flags, and the test sequences. Sets flags.num_examples."""
     config = evaluated_config(config, flags)
     data = data_loader.evaluation_sequences(config)
     flags.num_examples = num_examples(flags.num_examples, len(data))
@@ -119,7 +121,7 @@ def level_data(config, flags):
 
 
 def levels(config, model, data, flags, settings, out):
-    """Predicts the same videos with the same noise under every intervention; a figure and a table."""
+    """Predicts the same videos with the same noise under every intervention. Figure and table."""
     scored = metrics.chosen(factors=factors_of(data.batch(0, 1)))
     predictor = Predictor(config, model, flags.num_samples, flags.seed, scored)
     shown = [metric for metric in scored if metric.headline]
@@ -150,15 +152,15 @@ def levels(config, model, data, flags, settings, out):
 
 
 def drop(metric, values, key):
-    """By how much predictions get worse under an intervention, [N, F]."""
+    """How much worse predictions get under an intervention, [N, F]."""
     return metric.advantage(values[f"{metric.name}__full"], values[f"{metric.name}__{key}"])
 
 
 def drops(shown, values, done, soon):
-    """By how much every intervention lowers each metric, over all predicted frames and the first `soon`.
+    """How much every intervention lowers each metric, over all predicted frames and the first `soon`.
 
-    Returns: a dict a row: intervention, label, use_obs, reset_level, and per metric and span of frames
-    the mean over examples of the drop, with its interval (the examples and their noise are the same).
+    Returns: a dict for each row: intervention, label, use_obs, reset_level, and for each metric and span
+    of frames the mean drop over examples with its interval. Examples and noise are the same in all.
     """
     rows = []
     for key, label, use_obs, reset in done[1:]:
@@ -187,13 +189,13 @@ def drops_table(shown, rows, values, config, flags):
                      for metric in shown)
     return (f"{markdown(lines)}\n"
             f"The full model has {full}: means over the {frames} frames after a context of "
-            f"{config.open_loop_ctx}. Examples: {examples}; samples of each: {flags.num_samples}. The "
-            f"rows are means of how much worse predictions are than its own, of the same examples with "
-            f"the same noise; in brackets the 95% interval over the examples.\n")
+            f"{config.open_loop_ctx}. Examples: {examples}; samples of each: {flags.num_samples}. A row "
+            f"says how much worse predictions of the same examples with the same noise are than those "
+            f"of the full model; in brackets the 95% interval over the examples.\n")
 
 
 def drop_label(metric):
-    """What an axis calls the drop of a metric; of one where lower is better it is a rise."""
+    """The label of a metric's drop; "rise" for a metric that is better when lower."""
     unit = f" ({metric.unit})" if metric.unit else ""
     return f"{metric.label} {'drop' if metric.better == 'higher' else 'rise'}{unit}"
 
@@ -225,9 +227,9 @@ def save_drops(stem, shown, values, done, context):
 
 
 class Speeds:
-    """Test sequences at several speeds: the same videos from the same frame on, every n-th frame.
+    """Test sequences at several speeds: every n-th frame of the same videos, from the same frame on.
 
-    Raises UserError where no video is long enough for seq_len frames at the greatest speed.
+    Raises UserError if no video is long enough for seq_len frames at the greatest speed.
     """
 
     def __init__(self, config, seq_len, skips):
@@ -243,13 +245,13 @@ class Speeds:
         return len(self._data[0])
 
     def batches(self, start, size):
-        """Yields a batch for each speed, as Sequences.batch."""
+        """Yields a batch of Sequences for each speed."""
         for data in self._data:
             yield data.batch(start, size)
 
 
 def information_data(config, flags):
-    """The config as the flags change it, and the test sequences; decides flags.num_examples."""
+    """The config with the changes of the flags, and the test sequences. Sets flags.num_examples."""
     config = config.replace(data_root=flags.data_root or config.data_root)
     seq_len = flags.seq_len
     if not seq_len:
@@ -257,8 +259,8 @@ def information_data(config, flags):
         lengths = data_loader.Sequences(config.replace(frame_skip=fastest), 1).lengths
         seq_len = min(config.seq_len, int(np.median(lengths)))
         if seq_len < config.seq_len:
-            print(f"Sequences of {seq_len} frames, not the config's {config.seq_len}: half of the test "
-                  f"videos have no more at frame_skip {fastest}")
+            print(f"Sequences have {seq_len} frames, not the config's {config.seq_len}, because half of "
+                  f"the test videos have no more at frame_skip {fastest}")
     data = Speeds(config, seq_len, flags.frame_skips)
     flags.num_examples = num_examples(flags.num_examples, len(data))
     return config, data
@@ -272,7 +274,7 @@ QUANTITIES = {
 
 
 def information(config, model, data, flags, settings, out):
-    """KL and entropies of every level, in nats per frame, at each speed; a figure and a table."""
+    """Measures KL and entropies of every level at each speed, in nats per frame. Figure and table."""
     def observe(video, noise, states, actions):
         rollout = model.rollout(video, noise, states, actions)
         _, nats = nats_of_videos(model, rollout)
@@ -316,7 +318,7 @@ def nats_per_frame(model, observe, batch, seeds):
 
 
 def information_table(values, data, config):
-    """What each level knows at each speed, as Markdown."""
+    """The means of information, as Markdown."""
     lines = [["Nats per frame", "Level", *(f"frame_skip {skip}" for skip in data.skips)]]
     for name, label in QUANTITIES.items():
         for level in range(config.levels):

@@ -16,35 +16,35 @@ from flags import Parser, add_config_flags, config_values, whole_number
 def parse_flags():
     parser = Parser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for name, text in [("train", "the parts of a training step, and the whole"),
+    for name, text in [("train", "the parts of a training step, and all of it"),
                        ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
         command = commands.add_parser(name, help=text)
-        command.add_argument("--json", metavar="FILE", help="write the results there too")
+        command.add_argument("--json", metavar="FILE", help="also write the results there")
         if name == "data":
             command.add_argument("--videos", type=whole_number("videos", 2), default=40,
-                                 help="of 500 frames (default: 40)")
+                                 help="how many videos of 500 frames (default: 40)")
             command.add_argument("--seconds", type=whole_number("seconds", 1), default=10,
-                                 help="a measurement (default: 10)")
+                                 help="seconds of a measurement (default: 10)")
             command.add_argument("--batch-size", type=whole_number("batch_size", 1), default=50,
-                                 help="clips (default: 50)")
+                                 help="clips of a batch (default: 50)")
             continue
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
         command.add_argument("--runs", type=whole_number("runs", 1), default=7,
-                             help="timed runs of each (default: 7)")
+                             help="how often to time each (default: 7)")
         if name == "eval":
             command.add_argument("--samples", type=whole_number("samples", 1), nargs="+",
                                  default=[1, 10, 100], metavar="N",
                                  help="predictions of the video (default: 1 10 100)")
-        command.add_argument("--plain", action="store_true", help="time the plain form too")
+        command.add_argument("--plain", action="store_true", help="also time the plain form")
         if name == "train":
-            command.add_argument("--only", choices=["step"], help="time the whole step alone")
+            command.add_argument("--only", choices=["step"], help="time only the whole step")
             command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
         add_config_flags(command)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    # A wrong flag ends the script here, because importing TensorFlow takes seconds.
     tools.run_script(parse_flags)
 
 import startup
@@ -112,7 +112,7 @@ def bench_train(flags):
     frames = config.batch_size * config.seq_len
     peak = matmul_peak(config)
     parameters = CWVAE(config.replace(fast=False)).count_params()
-    flops = 3 * forward_flops(config) * frames  # backward: each product once for either factor
+    flops = 3 * forward_flops(config) * frames  # The backward pass has two products for each.
     step = statistics.median(seconds["step"])
     rows = table(seconds, frames)
     print(f"First step, tracing and compilation included: {first['step']:.1f} s")
@@ -133,7 +133,7 @@ def plain_form(config):
 
 
 def training_parts(config):
-    """Functions of no arguments, by the name of the part they run."""
+    """Functions without arguments, by the name of the part that they run."""
     model = CWVAE(config)
     optimizer = adam(config)
     optimizer.build(model.trainable_variables)
@@ -162,15 +162,15 @@ def training_parts(config):
         parts[name] = compiled(function, config)
         parts[f"{name}, gradient"] = compiled(
             with_gradient(function, model.trainable_variables), config)
-    step = tf.Variable(0)  # Of a constant one the noise would be a constant of the program, drawn once.
+    step = tf.Variable(0)  # A constant step would make the noise a constant, drawn once.
     parts["step"] = compiled(lambda: distribution.update(model, optimizer, video, step), config)
     return parts
 
 
 def with_gradient(function, sources):
-    """A function that returns function() and the sum of its gradient by each source that it uses.
+    """A function that returns function() and the sums of its gradients by the sources that it uses.
 
-    The value is returned too, or what only it needs would not run.
+    It must return the value too, or TensorFlow would leave out the operations that only the value needs.
     """
     def run():
         with tf.GradientTape() as tape:
@@ -183,7 +183,7 @@ def with_gradient(function, sources):
 
 
 def forward_flops(config):
-    """Floating-point operations of the forward pass a frame: two for each product's term."""
+    """Floating-point operations of the forward pass for a frame: two for each term of a product."""
     model = CWVAE(config.replace(fast=False))
     products, size = 0, config.image_size
     for layer in model.encoder.convs:
@@ -202,7 +202,7 @@ def forward_flops(config):
 
 
 def matmul_peak(config):
-    """Operations a second of a large matrix product in the config's precision."""
+    """Floating-point operations a second of a large matrix product in the config's precision."""
     size = 8192 if tf.config.list_physical_devices("GPU") else 2048
     dtype = tf.bfloat16 if config.precision == "bfloat16" else tf.float32
     a = tf.cast(tf.random.normal([size, size]), dtype)
@@ -286,8 +286,8 @@ def bench_eval(flags):
 
 
 def plain_evaluation(model, video, samples):
-    """The same as one would first write it: every sample observes the context anew, and scikit-image
-    scores one frame at a time."""
+    """The obvious way to evaluate: every sample observes the context anew, and scikit-image scores one
+    frame at a time."""
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # of requirements-dev.txt
 
     context = model.config.open_loop_ctx

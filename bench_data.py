@@ -87,7 +87,7 @@ def preparation(root, rounds, length=250):
 
 
 def write_records(root, num_videos):
-    """Prepares TFDS records as users of earlier implementations have them: a PNG for every frame."""
+    """Prepares TFDS records in the form of earlier implementations: a PNG for every frame."""
     import tensorflow_datasets as tfds
 
     class Landscapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -128,13 +128,13 @@ def warm(config, seconds):
 
 
 def cold(config, seconds):
-    """As warm, of files that come from the disk: the page cache is emptied before each epoch."""
+    """Like warm, but from the disk: each epoch begins with an empty page cache."""
     rows = os.path.join(data_loader.prepare(config)["video"], "rows")
     frames = spent = 0
     while spent < seconds:
         with open(rows, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        clips = data_loader.Clips(config)  # Maps the file after it is gone from the cache.
+        clips = data_loader.Clips(config)  # It maps the file, which has left the cache.
         steps = round(clips.steps_per_epoch)
         epoch = timed(data_loader.prefetch(clips.batch, 0, steps), config, np.inf)
         frames, spent = frames + epoch[0], spent + epoch[1]

@@ -1,4 +1,4 @@
-"""The cell of a level: how a state follows from the one before, and which distribution z has.
+"""The cell of a level: it computes the next state and the distribution of z.
 
 A cell is a subclass of Cell and a line in CELLS. The config's key cell_type picks one by its name.
 """
@@ -13,7 +13,7 @@ import tensorflow as tf
 State = collections.namedtuple("State", "stoch deter")
 
 # One tick of a level, or N of them: stoch [B, N, Z], deter [B, N, H], and the distributions of stoch.
-# Where a level does not observe, its posterior is its prior.
+# The posterior of a level that does not observe is its prior.
 Level = collections.namedtuple("Level", "stoch deter prior posterior")
 
 
@@ -73,11 +73,11 @@ class OneHot(collections.namedtuple("OneHot", "logits")):
 
 
 class Cell(tf.keras.layers.Layer):
-    """What a level needs of its cell. A subclass gives sizes, make_layers, noise and tick.
+    """The base class of cells. A subclass has sizes, make_layers, noise and tick.
 
     Args:
       config: a Config; level: its number, 0 at the bottom.
-      context_size: width of the context c, what a tick knows of the level above and of actions.
+      context_size: width of the context c: the state of the level above and, at level 0, the action.
       obs_size: width of the embeddings e.
       dtype: the policy of its layers.
     """
@@ -105,11 +105,11 @@ class Cell(tf.keras.layers.Layer):
         return layer
 
     def noise(self, seed, batch_size, ticks):
-        """The noise that N ticks sample with, [B, N, ...]: a function of the seed [2] alone."""
+        """The noise of the samples of N ticks, [B, N, ...]: a function of the seed [2] alone."""
         raise NotImplementedError
 
     def tick(self, state, context, noise, embedding=None):
-        """One tick, [B, ...] each, from the State before it; observes where there is an embedding.
+        """One tick, [B, ...] each, from the State before it. With an embedding it observes.
 
         Returns: a Level.
         """
@@ -121,8 +121,8 @@ class Cell(tf.keras.layers.Layer):
         Args:
           state: the State before the first tick.
           context: [B, N, context_size].
-          noise: [B, N, ...], see noise.
-          reset: [N], 1 at the ticks that see zeros for z_{t-1}, 0 elsewhere.
+          noise: [B, N, ...], from self.noise.
+          reset: [N], 1 at the ticks that see zeros in place of z_{t-1}, and 0 at the others.
           embedding: [B, N, obs_size], or None to run the prior alone.
 
         Returns: a Level.
@@ -140,7 +140,7 @@ class Cell(tf.keras.layers.Layer):
 
 
 class RSSMCell(Cell):
-    """The recurrent state space model (PlaNet, Hafner et al. 2019), in the context of a level above.
+    """The recurrent state space model (PlaNet, Hafner et al. 2019), which also sees a context.
 
     A subclass replaces the part that it changes: dense, the recurrence, or the distribution of z.
     """
@@ -150,7 +150,7 @@ class RSSMCell(Cell):
         return State(config.stoch_sizes[level], config.deter_sizes[level])
 
     def make_layers(self, context_size, obs_size):
-        # A checkpoint's optimizer knows variables by the order in which they are made.
+        # Keep this order: the optimizer in a checkpoint counts variables as they are made.
         embed_size = self.config.cell_embed_size
         self.prior_input = self.dense("prior_input", self.stoch_size + context_size, embed_size, "relu")
         self.make_recurrence(embed_size)
@@ -225,8 +225,8 @@ CELLS = {cell.__name__: cell for cell in (RSSMCell, CategoricalRSSMCell)}
 
 
 # ------------------------------------------------------------------------------------- layers
-# Keras's layers, but in bfloat16 only the operands of products are rounded: states, biases and sums
-# are float32. They define __call__, because Keras casts whatever it passes to call.
+# These are Keras's layers, but bfloat16 rounds only the operands of their products. States, biases and
+# sums stay float32. They define __call__, because Keras casts all inputs of call.
 
 
 class Dense(tf.keras.layers.Dense):
@@ -254,7 +254,7 @@ def product(x, kernel, dtype):
 
 
 def reshape_end(x, count, sizes, like=None):
-    """x with other sizes in place of its last `count` axes. The other axes may be those of `like`."""
+    """Replaces the sizes of the last `count` axes of x. The leading axes may come from `like`."""
     leading = tf.shape(x if like is None else like)[:-count]
     return tf.reshape(x, tf.concat([leading, sizes], 0))
 
@@ -265,11 +265,11 @@ def swap(x):
 
 
 # -------------------------------------------------------------------------------------- noise
-# TensorFlow's own normal noise differs under XLA. Ours does not, because both make the same random bits.
+# TensorFlow's normal noise differs under XLA. Ours is the same, since the random bits are the same.
 
 
 def fold_in(seed, *numbers):
-    """A seed [2] made of another seed and some numbers, as if drawn independently of both."""
+    """A new seed [2] from a seed and some numbers, like one that was drawn independently."""
     for number in numbers:
         seed = tf.stack([random_bits(seed, []), number])
     return seed

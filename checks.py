@@ -1,4 +1,4 @@
-"""Checks of config values. Each raises a UserError that names the key, the value and a good one."""
+"""Checks of config values. Each raises a UserError that names the key, the value and a valid one."""
 
 import difflib
 import math
@@ -22,7 +22,7 @@ def _type_name(annotation):
 
 
 def _convert(value, kind):
-    """Returns value as kind, or None where it is none. YAML reads 3e-4 as text; we do not."""
+    """Returns value as kind, or None if it has another kind. YAML reads 3e-4 as text; this does not."""
     if kind in (list[int], list[float], list[str]):
         if not isinstance(value, (list, tuple)) or not value:
             return None
@@ -40,7 +40,7 @@ def _convert(value, kind):
 
 
 def show(value):
-    """A value for a message: as Python writes it, cut where it is long."""
+    """A value for a message: as Python writes it, but shortened if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits.
@@ -49,7 +49,7 @@ def show(value):
 
 
 def check_value(field, value):
-    """Returns the value of a key in its type; raises UserError where it is no valid one."""
+    """Returns the value of a key in its type. Raises UserError if it is not valid."""
     annotation, limits = field.type, field.metadata["limits"]
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
     if value is None:
@@ -88,12 +88,12 @@ def check_value(field, value):
 
 
 def nearest(word, words):
-    """The entry of words most like word."""
+    """The entry of words that is most like word."""
     return max(words, key=lambda w: difflib.SequenceMatcher(None, str(word).lower(), w).ratio())
 
 
 def check_use_obs(use_obs, levels):
-    """Returns a tuple of one bool per level, from the bottom; raises UserError where there is none."""
+    """Returns one bool per level, from the bottom, as a tuple. Raises UserError for any other form."""
     if isinstance(use_obs, bool):
         return (use_obs,) * levels
     if set(use_obs.upper()) - set("TF") or len(use_obs) != levels:

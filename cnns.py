@@ -1,6 +1,6 @@
-"""The encoder, from video to embeddings of every level, and the decoder, from states to video.
+"""The encoder maps video to embeddings of every level, and the decoder maps states to video.
 
-For images of S pixels, 32 to 256, each has n = log2(S) - 2 convolutions of stride 2.
+For images of S pixels a side, 32 to 256, each has n = log2(S) - 2 convolutions of stride 2.
 """
 
 import functools
@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from cells import Dense
 
-REMAT_FRAMES = 500  # how many frames are recomputed at once
+REMAT_FRAMES = 500  # frames recomputed at once
 
 
 class Encoder(tf.keras.layers.Layer):
-    """Embeds every frame alone, then sums over the window of frames that a tick of a level covers.
+    """Embeds every frame, and sums the embeddings over the frames that a tick of a level covers.
 
-    Convolutions, kernel 4, give the embedding of level 0. Dense layers on the embedding of one level
-    give that of the level above, frame by frame.
+    Convolutions of kernel size 4 give the embedding of level 0. Dense layers map the embedding of one
+    level to that of the level above, frame by frame.
 
     Args:
       config: a Config.
@@ -63,7 +63,7 @@ class Encoder(tf.keras.layers.Layer):
         return embeddings
 
     def embed_ticks(self, hidden, stack, stride):
-        """Dense layers on every frame's [B, T, D], and the sums of what they give over windows."""
+        """Applies dense layers to every frame of [B, T, D]. Returns the result, and its window sums."""
         for dense in stack:
             hidden = dense(hidden)
         return hidden, sum_windows(hidden, stride)
@@ -76,7 +76,7 @@ class Encoder(tf.keras.layers.Layer):
 
 
 def sum_windows(x, size):
-    """Sums [B, T, D] over windows of `size` frames, the last padded with zeros: [B, N, D]."""
+    """Sums [B, T, D] over windows of `size` frames: [B, N, D]. Zeros pad the last window."""
     windows = -(-x.shape[1] // size)
     x = tf.pad(x, [[0, 0], [0, windows * size - x.shape[1]], [0, 0]])
     return tf.reduce_sum(tf.reshape(x, [-1, windows, size, x.shape[2]]), 2)
@@ -129,10 +129,10 @@ class Decoder(tf.keras.layers.Layer):
         return tf.tanh(self.bend(hidden))
 
     def bend(self, x):
-        """The last layer's values before the tanh; dec_negative_slope multiplies those below 0.
+        """The values of the last layer; dec_negative_slope multiplies those below 0.
 
-        No pixel is darker than 0. Where values are negative, a slope below 1 makes their noise smaller,
-        and black backgrounds cleaner.
+        Negative values mean black. A slope below 1 makes their noise smaller, so black backgrounds
+        become cleaner.
         """
         slope = self.config.dec_negative_slope
         return x if slope == 1 else tf.nn.leaky_relu(x, slope)
@@ -146,7 +146,7 @@ class Decoder(tf.keras.layers.Layer):
 class Pixels:
     """p(frame | states) = Normal(mean, dec_stddev) for states [..., Z + H].
 
-    Frames are decoded when the first of mean and log_prob needs them, and once for both.
+    It decodes the frames when mean or log_prob first needs them, and only once.
     """
 
     def __init__(self, decoder, states):
@@ -174,7 +174,7 @@ def initializer(config):
     """The initializer of Glorot and Bengio (2010) for convolutions and the decoder's dense layer.
 
     init_gain multiplies the weights. With a gain of 1, as published, each layer shrinks the differences
-    between frames, and colours may take very long to be learned.
+    between frames, and the model may need very long to learn colours.
     """
     return tf.keras.initializers.VarianceScaling(config.init_gain**2, "fan_avg", "uniform")
 
@@ -187,13 +187,13 @@ def recomputed(function, *inputs):
 
 
 def name_layers(owner, layers):
-    """Makes layers attributes by name, because tf.train.Checkpoint does not find them in lists."""
+    """Makes layers attributes by their names, because tf.train.Checkpoint does not look into lists."""
     for layer in layers:
         setattr(owner, layer.name, layer)
 
 
 # ------------------------------------------------------------------------------------- layers
-# Keras's layers, without padding. In bfloat16 only the operands of products are rounded, as in cells.py.
+# These are Keras's layers without padding. As in cells.py, bfloat16 rounds only operands of products.
 
 
 def leaky_relu(x):

@@ -1,4 +1,4 @@
-"""The tables of plot.py: the means of every curve, and by how much each is better than the first."""
+"""The tables of plot.py: the means of every curve, and how much better each is than the first one."""
 
 from evaluations import comparable
 from intervals import defined_mean, estimate
@@ -17,12 +17,12 @@ def table(curves, labels, spans=()):
                  f"mean over time, chosen for each metric.\n")
     compared = difference_rows(curves, labels, spans)
     if len(compared) > 1:
-        text += (f"\nBy how much each is better than {labels[0]}, on the same videos. Two differ where "
-                 f"the 95% interval of their paired difference excludes 0.\n\n{markdown(compared)}")
+        text += (f"\nHow much better each is than {labels[0]}, on the same videos. Two differ if the "
+                 f"95% interval of their paired difference excludes 0.\n\n{markdown(compared)}")
     for name in METRICS:
         found = {curve.conventions[name] for curve in curves if name in curve.conventions}
         if len(found) > 1:
-            text += f"{METRICS[name].label} is of {len(found)} conventions here, which do not compare.\n"
+            text += f"{METRICS[name].label} has {len(found)} conventions here, which do not compare.\n"
     return text
 
 
@@ -35,9 +35,9 @@ def all_rows(curves, labels, spans=()):
 
 
 def table_rows(curves, spans=()):
-    """Yields the rows of the table: a name, then a cell a curve, empty where it has no such thing.
+    """Yields the rows of the table: a name, then a cell for each curve, empty if it has no such value.
 
-    spans: predicted frames (first, last) whose means have rows, too.
+    spans: pairs (first, last) of predicted frames, whose means get rows of their own.
     """
     shapes = [next(iter(curve.scores.values())).shape if curve.scores else None for curve in curves]
     if any(len(curve.results) > 1 for curve in curves):
@@ -46,36 +46,9 @@ def table_rows(curves, spans=()):
         for axis, name in enumerate(["Examples", "Samples of each", "Frames predicted"]):
             yield [name, *(str(shape[axis]) if shape else "" for shape in shapes)]
         yield ["Frames of context", *(str(curve.context or "") for curve in curves)]
-    several = sorted({shape[1] for shape in shapes if shape and shape[1] > 1})
     for name, metric in METRICS.items():
-        having = [name in curve.scores for curve in curves]
-        if not any(having):
-            continue
-
-        def row(words, values, metric=metric):
-            return [f"{metric.heading}, {words}", *(
-                "" if value is None else estimate_text(
-                    estimate(defined_mean(value, -1), limits=metric.limits), metric.decimals)
-                for value in values)]
-
-        yield row("mean", [curve.of(name) if has else None
-                           for curve, has in zip(curves, having, strict=True)])
-        if any(has and len(curve.results) > 1 for curve, has in zip(curves, having, strict=True)):
-            yield [f"{metric.heading}, mean of each seed", *(
-                seeds_text(curve.of(name), metric.decimals) if has else ""
-                for curve, has in zip(curves, having, strict=True))]
-        for first, last in spans:
-            yield row(f"frames +{first} to +{last}", [
-                curve.of(name)[..., first - 1:last] if has and shape[2] >= last else None
-                for curve, has, shape in zip(curves, having, shapes, strict=True)])
-        for samples in several:
-            yield row(f"best of {samples}", [
-                curve.of(name, best=True) if has and shape[1] == samples else None
-                for curve, has, shape in zip(curves, having, shapes, strict=True)])
-        for predictor, words in TRIVIAL.items():
-            found = [curve.trivial.get(name, {}).get(predictor) for curve in curves]
-            if any(values is not None for values in found):
-                yield row(words, found)
+        if any(name in curve.scores for curve in curves):
+            yield from metric_rows(metric, curves, spans)
     if any(curve.fvd for curve in curves):
         yield ["FVD ↓ (videos, frames of each)", *(map(fvd_text, curves))]
     for level in range(max(curve.settings["levels"] for curve in curves)):
@@ -87,6 +60,35 @@ def table_rows(curves, spans=()):
                                   for curve in curves)]
 
 
+def metric_rows(metric, curves, spans):
+    """Yields the rows of a metric: means over frames and spans, best samples, trivial predictors."""
+    scores = [curve.of(metric.name) if metric.name in curve.scores else None for curve in curves]
+
+    def row(words, values):
+        return [f"{metric.heading}, {words}", *(
+            "" if value is None else estimate_text(
+                estimate(defined_mean(value, -1), limits=metric.limits), metric.decimals)
+            for value in values)]
+
+    yield row("mean", scores)
+    if any(value is not None and len(value) > 1 for value in scores):
+        yield [f"{metric.heading}, mean of each seed", *(
+            "" if value is None else seeds_text(value, metric.decimals) for value in scores)]
+    for first, last in spans:
+        yield row(f"frames +{first} to +{last}", [
+            value[..., first - 1:last] if value is not None and value.shape[-1] >= last else None
+            for value in scores])
+    drawn = [curve.scores[metric.name].shape[1] if metric.name in curve.scores else 1
+             for curve in curves]
+    for samples in sorted({count for count in drawn if count > 1}):
+        yield row(f"best of {samples}", [curve.of(metric.name, best=True) if count == samples else None
+                                         for curve, count in zip(curves, drawn, strict=True)])
+    for predictor, words in TRIVIAL.items():
+        found = [curve.trivial.get(metric.name, {}).get(predictor) for curve in curves]
+        if any(values is not None for values in found):
+            yield row(words, found)
+
+
 def seeds_text(values, decimals):
     """The means of every seed's scores [R, N, T]."""
     means = defined_mean(defined_mean(values, -1), -1)
@@ -94,10 +96,10 @@ def seeds_text(values, decimals):
 
 
 def difference_rows(curves, labels, spans=()):
-    """Rows of by how much the other curves are better than the first, metric by metric.
+    """Rows that tell how much better the other curves are than the first, metric by metric.
 
-    Two curves are compared on the same videos after the same context alone. They differ where the
-    interval of their paired difference excludes 0, and the cell says so.
+    Two curves compare only on the same videos after the same context. They differ if the interval of
+    their paired difference excludes 0, and the cell says so.
     """
     rows = [["", *labels[1:]]]
     parts = {"mean": slice(None)} | {
@@ -113,7 +115,7 @@ def difference_rows(curves, labels, spans=()):
 
 
 def difference_text(metric, curve, first, part):
-    """By how much a curve is better than the first over some frames; "" where their videos differ."""
+    """How much better a curve is than the first one over some frames; "" if their videos differ."""
     one, other = (each.of(metric.name)[..., part] for each in (curve, first))
     if one.shape[1:] != other.shape[1:] or not one.size:
         return ""
@@ -134,7 +136,7 @@ def kl_text(curve, name):
 
 
 def fvd_text(curve):
-    """The FVD of every seed, and of how many videos and frames."""
+    """The FVD of every seed, and the numbers of videos and frames."""
     if not all(result.fvd for result in curve.results):
         return ""
     distances = ", ".join(f"{result.fvd['fvd']:.1f}" for result in curve.results)

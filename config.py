@@ -1,4 +1,4 @@
-"""The config: every key with its type, its default and what it means, read from YAML."""
+"""The config: every key with its type, its default and its meaning. It is read from YAML."""
 
 import dataclasses
 import hashlib
@@ -12,9 +12,9 @@ from tools import UserError, write_atomically
 
 
 def _key(default, help, changes="run", **limits):
-    """A config key. `changes` says what a new value changes: the model, the training, or the run.
+    """A config key. `changes` is what a new value changes: "model", "training" or "run".
 
-    limits: `min` and `max` (inclusive; by default what 32 bits hold), `above` (exclusive), `choices`.
+    limits: `min` and `max` (inclusive; by default those of 32 bits), `above` (exclusive), `choices`.
     """
     metadata = dict(help=help, changes=changes, limits=limits)
     if isinstance(default, list):
@@ -22,7 +22,7 @@ def _key(default, help, changes="run", **limits):
     return dataclasses.field(default=default, metadata=metadata)
 
 
-NAME_BYTES = 255  # what file systems allow of a folder's name
+NAME_BYTES = 255  # File systems allow so many bytes in the name of a folder.
 DATASETS = ("moving_digit", "moving_digit_demo", "moving_digits_clean", "moving_digits",
             "moving_digits_demo", "moving_mnist", "doom_mazes", "doom_mazes_demo", "minerl", "mazes",
             "mmnist", "videos")
@@ -34,25 +34,25 @@ class Config:
 
     # Data.
     dataset: str = _key(None, "the data to train on", "model", choices=DATASETS)
-    data_root: str = _key("data", "folder that datasets are prepared in, or that holds your videos")
+    data_root: str = _key("data", "folder for the data of datasets, or the folder of your videos")
     log_root: str = _key("logs", "folder that holds the run directories")
-    name: str | None = _key(None, "name of the run directory (null: made of the main settings)")
+    name: str | None = _key(None, "name of the run directory (null: spelled from the main settings)")
     channels: int = _key(1, "1 for grey, 3 for colour", "model", choices=(1, 3))
     image_size: int = _key(64, "side of a frame in pixels", "model", choices=(32, 64, 128, 256))
-    fit: str = _key("crop", "how a frame of your own becomes a square: crop to its middle, pad with "
+    fit: str = _key("crop", "how a frame of your videos becomes a square: crop to the middle, pad with "
                             "black, or stretch", "training", choices=("crop", "pad", "stretch"))
-    fps: float | None = _key(None, "frames a second that videos of your own are resampled to, by their "
-                                   "time stamps (null: as recorded)", "training", above=0)
+    fps: float | None = _key(None, "resample your videos to so many frames a second, by their time "
+                                   "stamps (null: as recorded)", "training", above=0)
     files: str | list[str] | None = _key(
-        None, "which videos of your own are read: a pattern of their paths below data_root, or a list; "
-              "* is any text, !*_gt/* leaves out, a.h5:data/*/rgb picks arrays in a file (null: all)",
+        None, "which of your videos to read: a pattern of paths below data_root, or a list; * is any "
+              "text, !*_gt/* leaves out, a.h5:data/*/rgb picks arrays in a file (null: all)",
         "training")
     axes: str | None = _key(
-        None, "what the axes of arrays of your own are, in the letters N (videos), T (frames), H, W, C "
-              "(colours), such as TNHW (null: by their shapes)", "training")
+        None, "the axes of your arrays, in the letters N (videos), T (frames), H, W, C (colours), such "
+              "as TNHW (null: guessed from their shapes)", "training")
     keep_partial: bool = _key(
-        False, "keep the frames before the first that is damaged, of videos of your own (false: leave "
-               "such videos out)", "training")
+        False, "keep the frames of a damaged video before its first damaged frame (false: leave such "
+               "videos out)", "training")
     cache_root: str | None = _key(
         None, "folder that prepared data go to, where data_root is not to be written to (null: "
               "data_root)")
@@ -61,23 +61,23 @@ class Config:
         None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)
     frame_skip: int = _key(1, "keep every n-th frame of a video", "training", min=1)
     clip_offset: str = _key(
-        "fixed", "where clips start: fixed cuts a video into one after the other; random draws each "
-                 "start anew in every epoch", "training", choices=("fixed", "random"))
+        "fixed", "where clips start: fixed puts one clip after the other; random draws each start "
+                 "anew in every epoch", "training", choices=("fixed", "random"))
     actions: bool | str = _key(
-        False, "condition the model on the actions of the data: true as they are, onehot with a column "
-               "for each value of whole-number actions, false not at all", "model",
+        False, "whether the model sees the actions of the data: false, true, or onehot (each value of "
+               "a whole-number action becomes a column)", "model",
         choices=("onehot",))
     action_levels: str = _key(
         "bottom", "which levels the actions condition: bottom as published; all, where a tick of an "
                   "upper level sees the actions of all its frames", "model", choices=("bottom", "all"))
     action_classes: int | None = _key(
-        None, "how many values onehot actions have (null: 1 + the largest of the training data; a run "
-              "keeps the number)", "model", min=1, max=2**16)
+        None, "how many values onehot actions have (null: 1 + the largest in the training data; the run "
+              "keeps this number)", "model", min=1, max=2**16)
 
     # Model.
     levels: int = _key(3, "levels of the hierarchy", "model", min=1, max=16)
     tmp_abs_factor: int | list[int] = _key(
-        6, "ticks of a level to one of the level above; a list gives one factor per pair of levels",
+        6, "ticks of a level during one tick of the level above: a number, or one per pair of levels",
         "model", min=1)
     dec_stddev: float = _key(1.0, "standard deviation of p(frame | states)", "model", min=1e-6, max=1e6)
     enc_dense_layers: int = _key(
@@ -100,15 +100,15 @@ class Config:
     cell_mean_only: bool = _key(
         False, "use means instead of samples, which makes the model deterministic", "model")
     cell_reset_state: bool = _key(
-        False, "zero the previous stochastic state as the level above ticks", "model")
+        False, "set the previous stochastic state to 0 whenever the level above ticks", "model")
     channels_mult: float = _key(
         1.0, "scales the filters: 1 is 32 in the first layer", "model", above=0, max=64)
     dec_negative_slope: float = _key(
-        1.0, "factor on negative values before the decoder's tanh: 1 as published; with 0.1 black "
+        1.0, "factor on negative values before the tanh of the decoder: 1 as published; with 0.1 black "
              "backgrounds become clean sooner", "model", min=0, max=1)
     init_gain: float = _key(
-        1.0, "factor on the first weights of encoder and decoder: 1 as published; with 3 colours are "
-             "learned sooner", "training", min=0.01, max=100)
+        1.0, "factor on the initial weights of encoder and decoder: 1 as published; with 3 the model "
+             "learns colours sooner", "training", min=0.01, max=100)
 
     # Which frames are seen.
     use_obs: bool | str = _key(
@@ -119,34 +119,37 @@ class Config:
     # Training.
     lr: float = _key(3e-4, "Adam's learning rate", "training", above=0)
     lr_schedule: str = _key(
-        "constant", "how lr falls to 0 over the run, after its warm-up", "training",
+        "constant", "how lr falls after its warm-up: not at all, or to 0 at the end", "training",
         choices=("constant", "cosine", "linear"))
-    lr_warmup_steps: int = _key(0, "steps in which lr rises from 0", "training", min=0)
+    lr_warmup_steps: int = _key(0, "steps during which lr rises from 0", "training", min=0)
     batch_size: int = _key(
         50, "clips of a training step, over all devices", "training", min=1, max=2**20)
     num_epochs: int = _key(300, "passes over the training clips", min=1)
-    max_steps: int | None = _key(None, "training steps (null: by num_epochs)", min=1)
+    max_steps: int | None = _key(None, "number of training steps (null: from num_epochs)", min=1)
     init_from: str | None = _key(
         None, "a run, its model/ or a model_<step>/ whose weights a new run starts from")
     beta: float | list[float] | None = _key(
         None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
-    beta_warmup_steps: int = _key(0, "steps in which the KL's weight rises from 0", "training", min=0)
+    beta_warmup_steps: int = _key(
+        0, "steps during which the weight of the KL rises from 0", "training", min=0)
     free_nats: float | list[float] | None = _key(
         None, "nats of a level's KL that cost nothing: a number, or one per level from the bottom",
         "training", min=0)
     kl_grad_post_perc: float | None = _key(
-        None, "share of the KL's gradient that the posterior gets", "training", min=0, max=1)
+        None, "share of the KL's gradient that trains the posterior (null: no balance)", "training",
+        min=0, max=1)
     clip_grad_norm_by: float | None = _key(
-        10000.0, "greatest global norm of the gradient (null: any)", "training", above=0)
+        10000.0, "largest global norm of the gradient; a larger one is scaled down (null: never)",
+        "training", above=0)
     seed: int = _key(
-        0, "decides every random number, together with the step", "training", min=0, max=2**31 - 1)
+        0, "the seed; with the step it decides every random number", "training", min=0, max=2**31 - 1)
     precision: str = _key("float32", "precision of matrix products and convolutions", "training",
                           choices=("float32", "bfloat16"))
-    jit: bool | str = _key("auto", "compile with XLA: auto (where it is faster), true, false",
+    jit: bool | str = _key("auto", "compile with XLA: true, false, or auto (all on GPU, loops on CPU)",
                            choices=("auto",))
-    fast: bool = _key(True, "use the faster forms of cell, encoder and decoder; false: the plain ones")
-    remat: bool = _key(False, "save memory: compute the activations of encoder and decoder a "
-                              "second time, in chunks of frames")
+    fast: bool = _key(True, "use faster forms of cell, encoder and decoder (false: the plain forms)")
+    remat: bool = _key(False, "save memory: compute the activations of encoder and decoder a second "
+                              "time in the backward pass, in chunks of frames")
 
     # Validation, logs and checkpoints.
     num_val_batches: int = _key(1, "validation batches", min=1)
@@ -155,7 +158,7 @@ class Config:
     save_gifs_every: int = _key(1000, "steps between GIFs", min=1)
     save_model_every: int = _key(1000, "steps between checkpoints", min=1)
     save_named_model_every: int | None = _key(
-        None, "steps between checkpoints that are kept for good (null: none)", min=1)
+        None, "steps between checkpoints that stay for good (null: none)", min=1)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -195,7 +198,7 @@ class Config:
 
     @property
     def factors(self):
-        """Ticks of level l to one of level l + 1: a list of levels - 1 integers."""
+        """How often level l ticks during one tick of level l + 1: a list of levels - 1 integers."""
         if isinstance(self.tmp_abs_factor, list):
             return self.tmp_abs_factor
         return [self.tmp_abs_factor] * (self.levels - 1)
@@ -215,7 +218,7 @@ class Config:
 
     @property
     def strides(self):
-        """Frames to one tick of each level, from the bottom: a list of `levels` integers."""
+        """How many frames a tick of each level covers, from the bottom: a list of `levels` integers."""
         strides = [1]
         for factor in self.factors:
             strides.append(strides[-1] * factor)
@@ -227,7 +230,7 @@ class Config:
 
     @property
     def experiment(self):
-        """The experiment's name: `name`, or the main settings, then each other that is no default."""
+        """The experiment's name: `name`, or the main settings and all others that are not defaults."""
         if self.name is not None:
             return self.name
         name = (
@@ -265,20 +268,20 @@ class Config:
 
 
 def _spelled(value):
-    """A value as a name holds it: the numbers of a list are joined by x."""
+    """A value in a name: the numbers of a list are joined by x."""
     text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
     return re.sub(r"[^\w.+-]+", "-", text)
 
 
-# The names that some keys have in configs of the original release; what it has and we lack is None.
+# Names of keys in configs of the original release. None means that we have no such key.
 ORIGINAL_KEYS = {"datadir": "data_root", "logdir": "log_root", "model_dir_prefix": None}
 
 
 def load_config(path, overrides=None):
-    """Reads a YAML file, one of the original release too, into a Config.
+    """Reads a YAML file into a Config. It also reads the configs of the original release.
 
-    overrides: values by key that win over the file's.
-    Raises UserError on whatever is wrong with the file or a value.
+    overrides: values by key, which win over those of the file.
+    Raises UserError if anything is wrong with the file or a value.
     """
     values = rename_keys(read_yaml(path)) | (overrides or {})
     known = [field.name for field in dataclasses.fields(Config)]
@@ -289,9 +292,9 @@ def load_config(path, overrides=None):
 
 
 def rename_keys(values):
-    """The values of a config of the release, or of one of ours, by our keys; ours win.
+    """The values of a config, of the release or of ours, by our keys. Our names of keys win.
 
-    The release's configs have null for a folder that a flag is to name: that key counts as not given.
+    In the configs of the release a null folder means that a flag must name it, so the key is dropped.
     """
     renamed = {ORIGINAL_KEYS[key]: value for key, value in values.items() if ORIGINAL_KEYS.get(key)}
     renamed |= {key: value for key, value in values.items() if key not in ORIGINAL_KEYS}
@@ -300,13 +303,13 @@ def rename_keys(values):
 
 
 def read_yaml(path):
-    """Returns the mapping a YAML file holds. Raises UserError where there is none."""
+    """Returns the mapping in a YAML file. Raises UserError if there is none."""
     try:
         with open(os.path.expanduser(path)) as file:
             values = yaml.safe_load(file)
     except OSError as error:
         raise UserError(f"cannot read config {path}: {error.strerror}") from None
-    # An integer that is too long and a date that never was are a ValueError, deep lists the other.
+    # PyYAML raises ValueError for long integers and impossible dates, RecursionError for deep lists.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""

@@ -1,6 +1,6 @@
 """Faster forms of the encoder and the decoder: the same functions of the same weights, with gradients.
 
-Nobody must read this to change the model: see kernels.py.
+You need not read this to change the model: see kernels.py.
 """
 
 import functools
@@ -13,18 +13,17 @@ from cells import Dense, product
 from cnns import Conv, ConvTranspose, Decoder, Encoder, Pixels, leaky_relu, recomputed, sum_windows
 
 SLOPE = 0.2  # of every leaky ReLU
-BLOCK = 4  # pixels of a side of the blocks that frames are decoded in
+BLOCK = 4  # side of the blocks of pixels that the decoder works on
 relu, linear = tf.keras.activations.relu, tf.keras.activations.linear
-
-
 LAYERS = ("cells.Dense", "cells.product", "cells.reshape_end", "cnns.leaky_relu", "cnns.recomputed")
 
 
 @ties.repeats("cnns.Encoder", "cnns.sum_windows", "cnns.Conv", *LAYERS)
 class FastEncoder(Encoder):
-    """An Encoder in faster convolutions.
+    """An Encoder with faster convolutions.
 
-    The top level's last dense layer is linear, and only the sums over windows need it: it runs on them.
+    The last dense layer of the top level is linear, so it runs on the sums over windows instead of on
+    every frame.
     """
 
     @property
@@ -45,12 +44,12 @@ class FastEncoder(Encoder):
         if not ties.hold(self):
             return super().convolve(frames)
         first, second, *middle = self.convs[:-1]
-        if first.filters <= 8:  # more make plain convolutions as fast, or faster
+        if first.filters <= 8:  # With more filters, plain convolutions are as fast or faster.
             frames = tf.cast(to_blocks(frames), first.compute_dtype)
             frames = _leaky_relu(conv_of_blocks(frames, 2, *weights_of(first)))
             frames = _leaky_relu(conv_of_blocks(frames, 1, *weights_of(second)))
         else:
-            used = frames.shape[1] - 2  # the second layer does not see what comes of the last two pixels
+            used = frames.shape[1] - 2  # The second layer does not use the last two pixels.
             frames = tf.cast(frames[:, :used, :used], first.compute_dtype)
             frames = conv(conv(frames, *weights_of(first)), *weights_of(second))
         for layer in middle:
@@ -60,7 +59,7 @@ class FastEncoder(Encoder):
 
 @ties.repeats("cnns.Decoder", "cnns.Pixels", "cnns.ConvTranspose", *LAYERS)
 class FastDecoder(Decoder):
-    """A Decoder in faster convolutions."""
+    """A Decoder with faster convolutions."""
 
     @property
     def layers_as_built(self):
@@ -110,7 +109,7 @@ class BlockPixels(Pixels):
 
 
 def frames_of_blocks(blocks):
-    """Frames [N, S, S, C] from what decode_blocks gives."""
+    """Frames [N, S, S, C] from the result of decode_blocks."""
     return tf.nn.depth_to_space(tf.cast(tf.tanh(blocks), tf.float32), BLOCK)
 
 
@@ -127,9 +126,9 @@ def weights_of(layer):
     return [tf.cast(x, layer.compute_dtype) for x in (layer.kernel, layer.bias)]
 
 
-# Each layer in the form that was fastest when measured. The leaky ReLU after a convolution is part of
-# the layer: its gradient needs only the sign of its result, so its argument is not kept. On a CPU, a
-# gradient in TensorFlow's own form can cost ten times as much as the product itself.
+# Each layer has the form that was fastest when measured. A convolution includes its leaky ReLU, whose
+# gradient needs only the sign of its result, so its argument is not kept. On a CPU, a gradient in
+# TensorFlow's own form can cost ten times as much as the product itself.
 
 
 @tf.custom_gradient
@@ -157,15 +156,15 @@ def conv(x, kernel, bias):
 
 @tf.custom_gradient
 def conv_by_blocks(x, kernel, bias):
-    """As conv, with a kernel of size 4, as one matrix product on blocks of 2 x 2 pixels.
+    """Like conv with a kernel of size 4, by one matrix product on blocks of 2 x 2 pixels.
 
-    Faster than TensorFlow's where the image is small and the channels are many. H and W are even.
+    It is faster than TensorFlow's convolution for small images with many channels. H and W are even.
     """
     channels, filters = kernel.shape[2:]
     height, width = (n // 2 - 1 for n in x.shape[1:3])
     corners = [(i, j) for i in range(2) for j in range(2)]
 
-    def reorder(kernel):  # [block row, row, block column, column, ...], and back
+    def reorder(kernel):  # to [block row, block column, row, column, ...], and back
         return tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, filters]), [0, 2, 1, 3, 4, 5])
 
     blocks = tf.nn.space_to_depth(x, 2)
@@ -188,9 +187,9 @@ def conv_by_blocks(x, kernel, bias):
 
 
 def dense_conv_transpose(x, dense_kernel, dense_bias, kernel, bias):
-    """A dense layer, then a transposed convolution of the one pixel that it gives.
+    """A dense layer, then a transposed convolution of its result, which is one pixel.
 
-    Both are linear: one matrix product by the product of their kernels, where that is less work.
+    Both are linear. If it is less work, one matrix product by the product of their kernels does both.
 
     Args:
       x: [N, S].
@@ -242,8 +241,8 @@ def conv_of_blocks(x, block, kernel, bias):
       kernel: [4, 4, C, F].
       bias: [F].
 
-    Returns: [N, H - 1, W - 1, b^2 F], in blocks of b x b pixels; pixels beyond the last whole block are
-    left out.
+    Returns: [N, H - 1, W - 1, b^2 F], in blocks of b x b pixels, without the pixels after the last whole
+    block.
     """
     return _conv_of_stride_1(x, between_blocks(kernel, block, 2), tf.tile(bias, [block**2]))
 
@@ -313,7 +312,7 @@ def between_blocks(kernel, block, size):
 
 @tf.custom_gradient
 def squares_of_tanh(x, truth):
-    """The sum of squares of tanh(x) - truth; the difference is kept for its gradient.
+    """The sum of squares of tanh(x) - truth. The gradient reuses the difference.
 
     Args:
       x: [N, H, W, C].
@@ -336,7 +335,7 @@ def _leaky_relu(x):
 
 
 def _leaky_relu_gradient(dy, y):
-    """From the gradient by the result y of a leaky ReLU, that by its argument."""
+    """The gradient by the argument of a leaky ReLU, from the gradient by its result y."""
     return tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=SLOPE)
 
 
@@ -348,7 +347,7 @@ def _filter_gradient(x, kernel, dy, stride=2):
 
 
 def _bias_gradient(dy):
-    if dy.shape[3] > 4 and dy.dtype == tf.float32:  # in bfloat16 it would add up in bfloat16
+    if dy.shape[3] > 4 and dy.dtype == tf.float32:  # For bfloat16 it would add up in bfloat16.
         return tf.raw_ops.BiasAddGrad(out_backprop=dy)
-    # With few channels: over an image's pixels first, ten times faster than over all at once.
+    # With few channels, it is ten times as fast to add up over the pixels of an image first.
     return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, dy.shape[3]]), 0), 0)

@@ -1,4 +1,4 @@
-"""The Clockwork VAE: the hierarchy of levels, its loss, its open-loop prediction.
+"""The Clockwork VAE: its hierarchy of levels, its loss and its open-loop prediction.
 
 Saxena, Ba, Hafner: Clockwork Variational Autoencoders. NeurIPS 2021, arXiv 2102.09532.
 """
@@ -17,13 +17,14 @@ from tools import UserError
 # A video, float [B, T, S, S, C], and the Level of each level that it was observed with.
 Rollout = collections.namedtuple("Rollout", "video levels")
 
-# The observed context. states: the last State of each level. posterior and prior: states of level 0,
-# [B, ctx, Z + H]. Decoded, they reconstruct the context and predict it one step ahead.
+# The observed context. states: the last State of each level. posterior and prior: the states of level 0,
+# [B, ctx, Z + H]. The decoder makes a reconstruction of the posterior's, and of the prior's a prediction
+# one step ahead.
 Context = collections.namedtuple("Context", "states posterior prior")
 
 
 def over_videos(nats):
-    """Averages what nats() gives for each video, nested [B, ...], over the videos of this device."""
+    """Averages the results of nats(), nested [B, ...], over the videos of this device."""
     return tf.nest.map_structure(lambda x: tf.reduce_mean(x, 0), nats())
 
 
@@ -37,7 +38,7 @@ class CWVAE(tf.keras.Model):
 
     def __init__(self, config, action_size=0):
         super().__init__(name="cwvae")
-        del self.loss  # Keras sets it to None, which would hide our method.
+        del self.loss  # Keras sets an attribute of this name, which would hide our method.
         self.config, self.action_size = config, action_size
         policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
         form = kernels.fast_form if config.fast else lambda kind: kind
@@ -67,17 +68,17 @@ class CWVAE(tf.keras.Model):
         return [1, *(stride if upper else 0 for stride in self.config.strides[1:])]
 
     def initial_states(self, batch_size):
-        return [State(*(tf.zeros([batch_size, size]) for size in cell.sizes(self.config, level)))
-                for level, cell in enumerate(self.cells)]
+        return [State(tf.zeros([batch_size, cell.stoch_size]), tf.zeros([batch_size, cell.deter_size]))
+                for cell in self.cells]
 
     def noise(self, seed, batch_size, frames):
-        """The noise that every level samples with, [B, N_l, ...]: a function of the seed [2] alone."""
+        """The noise of every level's samples, [B, N_l, ...]: a function of the seed [2] alone."""
         noise = [cell.noise(fold_in(seed, level), batch_size, ticks)
                  for level, (cell, ticks) in enumerate(zip(self.cells, self.ticks(frames), strict=True))]
         return [tf.zeros_like(x) for x in noise] if self.config.cell_mean_only else noise
 
     def ticks(self, frames):
-        """Ticks of each level that cover so many frames."""
+        """How many ticks each level takes to cover so many frames."""
         return [-(-frames // stride) for stride in self.config.strides]
 
     def unroll(self, frames, states, noise, embeddings=None, actions=None, observes=None):
@@ -86,24 +87,23 @@ class CWVAE(tf.keras.Model):
         Args:
           frames: how many; the first one begins a tick of every level.
           states: a State per level, before the first tick.
-          noise: per level, as of self.noise.
-          embeddings: per level, [B, N_l, D]; None where no level observes.
+          noise: of each level, from self.noise.
+          embeddings: of each level, [B, N_l, D]; None if no level observes.
           actions: [B, frames, A], for a model that takes them.
-          observes: a bool per level; by default all do where there are embeddings.
+          observes: a bool per level; by default every level observes if there are embeddings.
 
         Returns: a Level per level.
         """
         observes = observes or [embeddings is not None] * len(self.cells)
-        levels = [None] * len(self.cells)
+        levels, factors = [None] * len(self.cells), self.config.factors
         for level, ticks in reversed(list(enumerate(self.ticks(frames)))):
             reset = tf.zeros([ticks])
             if level == len(self.cells) - 1:
                 context = tf.repeat(tf.zeros_like(state_vector(states[level]))[:, None], ticks, 1)
             else:
-                factor = self.config.factors[level]
-                context = tf.repeat(state_vector(levels[level + 1]), factor, axis=1)[:, :ticks]
+                context = tf.repeat(state_vector(levels[level + 1]), factors[level], axis=1)[:, :ticks]
                 if self.config.cell_reset_state:
-                    reset = tf.cast(tf.range(ticks) % factor == 0, tf.float32)
+                    reset = tf.cast(tf.range(ticks) % factors[level] == 0, tf.float32)
             if self.action_size and self.action_frames[level]:
                 context = tf.concat([context, windows(actions, self.action_frames[level])], -1)
             levels[level] = self.cells[level].scan(
@@ -114,11 +114,11 @@ class CWVAE(tf.keras.Model):
     # ---------------------------------------------------------------------------------- the loss
 
     def rollout(self, video, noise, states=None, actions=None):
-        """Observes a video, or the stretch of one that follows states.
+        """Observes a video, or a stretch of a video that begins after the given states.
 
         Args:
           video: uint8 or float in [0, 1], [B, T, S, S, C].
-          noise: per level, as of self.noise.
+          noise: of each level, from self.noise.
           states: a State per level, before the first frame; by default the initial ones.
           actions: [B, T, A], for a model that takes them.
 
@@ -134,22 +134,22 @@ class CWVAE(tf.keras.Model):
 
         Args:
           rollout: a Rollout.
-          step: int32 []; the KL's weight rises over the first steps, where the config asks for that.
-          average: calls a function for nats of each video, nested [B, ...], and returns their averages
-            over the videos of all devices. Everything after that is a function of the averages.
-          frames: T, the frames that the nats are summed over; by default those of the rollout.
+          step: int32 []; the weight of the KL rises over the first beta_warmup_steps.
+          average: calls its argument, which gives nats of each video, nested [B, ...], and returns
+            their averages over the videos of all devices. The rest of the loss sees only the averages.
+          frames: T, the number of frames; by default that of the rollout.
 
-        Returns: the loss, and a dict of the scalars that are logged.
+        Returns: the loss, and a dict of the scalars to log.
         """
         config, frames = self.config, frames or rollout.video.shape[1]
-        clips = frames / config.seq_len  # Free nats, and the least nat of the balance, are a clip's.
+        clips = frames / config.seq_len  # free_nats, and the 1 nat of the balance, are for one clip.
         share = config.kl_grad_post_perc
 
         def of_each_video():  # nats: terms of the loss [B], and others by level [B, L]
             video, levels = rollout
             pixels = self.decoder.pixels(state_vector(levels[0]))  # p(video | states)
             terms = {"nll_term": -tf.reduce_sum(pixels.log_prob(video), 1)}
-            # A term of your own is a line here. pixels.mean holds the decoded frames. For example:
+            # Add a term of your own in a line here. pixels.mean holds the decoded frames. For example:
             # terms["memory_term"] = 1e-3 * tf.reduce_sum(levels[0].deter ** 2, [1, 2])
             nats = {"avg_kl_prior_posterior": [level.posterior.kl(level.prior) for level in levels],
                     "avg_entropy_prior": [level.prior.entropy() for level in levels],
@@ -180,13 +180,13 @@ class CWVAE(tf.keras.Model):
     # ------------------------------------------------------------------------ open-loop prediction
 
     def observed(self, use_obs=None):
-        """Whether each level observes the context, by the config or by another use_obs."""
+        """Whether each level observes the context, a tuple of bools. use_obs: as in the config."""
         return check_use_obs(self.config.use_obs if use_obs is None else use_obs, len(self.cells))
 
     def observe_context(self, video, noise, actions=None, use_obs=None):
         """Observes the frames of the context, [B, ctx, S, S, C]; ctx is a multiple of strides[-1].
 
-        use_obs: which levels observe, in the config's form; by default the config's.
+        use_obs: which levels observe, as in the config, whose value is the default.
 
         Returns: a Context.
         """
@@ -199,12 +199,12 @@ class CWVAE(tf.keras.Model):
         return Context(list(map(last_state, levels)), state_vector(levels[0]), state_vector(one_step))
 
     def imagine(self, states, frames, noise, actions=None):
-        """Runs the prior alone for so many frames after states, top level first.
+        """Runs the prior alone for so many frames after the given states, top level first.
 
         states: a State per level, after a whole number of ticks of the top level.
 
         Returns: the states of level 0, [B, frames, Z + H], and the State of each level after the last
-        frame. The states may be decoded in any number of pieces.
+        frame.
         """
         levels = self.unroll(frames, states, noise, actions=actions)
         return state_vector(levels[0]), list(map(last_state, levels))
@@ -226,7 +226,7 @@ class CWVAE(tf.keras.Model):
 
 
 def named(config, key, kinds):
-    """The class that a key of the config names. Raises UserError where there is none of this name."""
+    """The class that a key of the config names. Raises UserError if there is no such class."""
     name = getattr(config, key)
     if name not in kinds:
         raise UserError(f"{key}: {show(name)} is not one of {', '.join(kinds)}; "
@@ -241,7 +241,7 @@ def adam(config):
 
 
 def parameters_text(model):
-    """The trainable parameters, of all and of each part."""
+    """How many trainable parameters the model and each of its parts have."""
     parts = ", ".join(f"{name} {part.count_params():,}" for name, part in model.parts.items())
     return f"Parameters: {model.count_params():,} ({parts})"
 
@@ -255,7 +255,7 @@ def windows(actions, length):
 
 
 def stopped(distribution):
-    """The same distribution; no gradient reaches its parameters."""
+    """The same distribution, but no gradient reaches its parameters."""
     return tf.nest.map_structure(tf.stop_gradient, distribution)
 
 
@@ -272,10 +272,10 @@ def in_chunks(observe, video, actions, states, noise, length):
     """Observes a long video a stretch at a time, and yields a result for each stretch.
 
     Args:
-      observe: from (video, noise, states, actions) of a stretch to its result and the States after it.
+      observe: maps (video, noise, states, actions) of a stretch to a result and the States after it.
       video: [B, T, ...]; actions: [B, T, A], or None.
       states: a State per level, before the first frame.
-      noise: from the first frame of a stretch and its number of frames to its noise.
+      noise: maps the first frame of a stretch and its number of frames to its noise.
       length: frames of a stretch, a multiple of the top level's frames per tick.
     """
     for start in range(0, video.shape[1], length):

@@ -1,4 +1,4 @@
-"""One device or many: the training step, the strategy, and which part of a batch is whose."""
+"""The training step, on one device or on many, and which device gets which part of a batch."""
 
 import functools
 import json
@@ -15,12 +15,14 @@ from tools import UserError
 
 
 def choose_strategy(batch_size, devices=None):
-    """The strategy for the devices there are.
+    """The tf.distribute strategy for the devices of this machine.
 
-    With TF_CONFIG set, one worker of several (MultiWorkerMirroredStrategy); with several GPUs, as many
-    as share the batch evenly (MirroredStrategy); otherwise the one device.
-    devices: names to use in the GPUs' place.
-    Raises UserError where TF_CONFIG is no cluster.
+    - TF_CONFIG is set: this process is one worker of several (MultiWorkerMirroredStrategy).
+    - There are several GPUs: as many train as divide batch_size evenly (MirroredStrategy).
+    - Otherwise one device trains.
+
+    devices: names of devices to use instead of the GPUs.
+    Raises UserError if TF_CONFIG describes no cluster.
     """
     if "TF_CONFIG" in os.environ:
         try:
@@ -48,17 +50,17 @@ def _nearest_multiple(number, of):
 
 
 def compiles(devices, model):
-    """Whether the training step is compiled: as a whole on one device, without the exchange on several.
+    """Whether XLA compiles the training step. On several devices their exchange is never compiled.
 
-    TensorFlow differentiates a loop by values that cannot leave a compiled function. So on several
-    devices nothing is compiled where a cell has no fast form.
+    TensorFlow differentiates a loop with values that cannot leave a compiled function. So on several
+    devices it compiles nothing if a cell has no fast form.
     """
     return startup.use_xla(model.config) and (
         devices.replicas == 1 or all(map(kernels.runs_fast, model.cells)))
 
 
 def devices_text(devices, model):
-    """A line on what trains: kind and number of devices, precision, compiled or not."""
+    """A line on the training: kind and number of devices, precision, compiled or not."""
     gpus = tf.config.list_physical_devices("GPU")
     kind = ("GPU" if gpus else "CPU") + "s" * (devices.replicas > 1)
     if gpus:
@@ -71,9 +73,10 @@ def devices_text(devices, model):
 
 
 class Devices:
-    """This worker's part in training.
+    """The devices that train together, and the part of this worker in it.
 
-    worker, num_workers: its number among how many. is_chief: whether it logs and saves.
+    worker: its number, from 0 to num_workers - 1. is_chief: whether this worker logs and saves.
+    replicas: how many devices all workers have together.
     """
 
     def __init__(self, strategy, batch_size):
@@ -82,7 +85,7 @@ class Devices:
         chiefs = len(cluster.get("chief", []))
         self.strategy = strategy
         self.num_workers = chiefs + len(cluster.get("worker", [])) or 1
-        # As TensorFlow counts them: a chief, where there is one, before the workers.
+        # TensorFlow counts a chief before the workers.
         self.worker = resolver.task_id + chiefs * (resolver.task_type == "worker") if cluster else 0
         self.is_chief = self.worker == 0
         self.replicas = strategy.num_replicas_in_sync
@@ -93,7 +96,7 @@ class Devices:
                             f"nearest: {near}")
 
     def to_devices(self, array):
-        """A worker's part of a batch, by replica. None stays None."""
+        """Puts each replica's share of this worker's batch onto the replica. None stays None."""
         if array is None or self.replicas == 1:
             return array
         local = self.replicas // self.num_workers
@@ -102,7 +105,7 @@ class Devices:
             lambda context: tf.constant(parts[context.replica_id_in_sync_group % local]))
 
     def gather(self, number):
-        """A whole number of every worker, as a list; all workers must ask at the same step."""
+        """Lists a whole number of every worker. All workers must call this at the same step."""
         if self.num_workers == 1:
             return [number]
         if self._sum is None:
@@ -122,13 +125,13 @@ class Devices:
                 f"{steps[0]}; all workers need the same run directory on one file system")
 
     def training_step(self, model, optimizer):
-        """A function of video, step and actions that updates the model on all devices: see update."""
+        """Returns a function of (video, step, actions) that runs `update` on all devices."""
         jit = compiles(self, model)
         if self.replicas == 1:
             return tf.function(functools.partial(update, model, optimizer),
                                jit_compile=jit, autograph=False)
         compile_part = functools.partial(tf.function, jit_compile=jit, autograph=False)
-        # Keras would sum gradients over replicas once more.
+        # `update` sums the gradients over replicas. Keras would sum them once more.
         optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
 
         @tf.function(autograph=False)
@@ -150,9 +153,10 @@ def update(model, optimizer, video, step, actions=None, compile_part=lambda func
 
     Args:
       step: int32 []; with the config's seed it decides every random number.
-      compile_part: compiles a function of this replica alone; replicas exchange numbers outside of it.
+      compile_part: compiles a function that runs on this replica alone. Replicas exchange numbers only
+        outside of such functions.
 
-    Returns: the scalars that are logged, the same on every replica.
+    Returns: the scalars to log, the same on every replica.
     """
     config, (batch, frames) = model.config, video.shape[:2]
     replicas, number = _replicas()
@@ -160,8 +164,8 @@ def update(model, optimizer, video, step, actions=None, compile_part=lambda func
     noise = [x[number * batch:(number + 1) * batch] for x in noise]
     with tf.GradientTape() as tape:
         rollout = compile_part(model.rollout)(video, noise, actions=actions)
-        # Free nats and KL balance act on averages over all videos, so replicas exchange these within
-        # the tape. The gradient of the exchange is a sum over replicas again.
+        # Free nats and KL balance act on averages over all videos, so the replicas exchange these
+        # within the tape. The gradient of this exchange is a sum over replicas, too.
         loss, metrics = model.loss(rollout, step, lambda nats: tf.nest.map_structure(
             lambda x: x / replicas, _sum_over_replicas(over_videos(compile_part(nats)))))
         loss /= replicas
@@ -177,15 +181,18 @@ def update(model, optimizer, video, step, actions=None, compile_part=lambda func
 
 def _zeros_for_none(model, gradients):
     """The gradients, with zeros for the variables that the loss does not depend on. Names these once."""
-    pairs = list(zip(gradients, model.trainable_variables, strict=True))
-    paths = {id(variable): f"{name}/{variable.path}" for name, part in model.parts.items()
-             for variable in part.trainable_variables}
-    unreached = ", ".join(paths[id(variable)] for gradient, variable in pairs if gradient is None)
-    if unreached and unreached not in _named_unreached:
-        _named_unreached.add(unreached)
-        print(f"The loss does not depend on {unreached}: training leaves these variables as they are.",
-              file=sys.stderr)
-    return [tf.zeros(variable.shape) if gradient is None else gradient for gradient, variable in pairs]
+    variables = model.trainable_variables
+    unreached = {id(variable) for gradient, variable in zip(gradients, variables, strict=True)
+                 if gradient is None}
+    if unreached:
+        names = ", ".join(f"{name}/{variable.path}" for name, part in model.parts.items()
+                          for variable in part.trainable_variables if id(variable) in unreached)
+        if names not in _named_unreached:
+            _named_unreached.add(names)
+            print(f"The loss does not depend on {names}: training leaves these variables as they are.",
+                  file=sys.stderr)
+    return [tf.zeros(variable.shape) if gradient is None else gradient
+            for gradient, variable in zip(gradients, variables, strict=True)]
 
 
 _named_unreached = set()

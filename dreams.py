@@ -24,7 +24,7 @@ FPS = 25
 
 
 def open_data(config, flags):
-    """The config as the flags change it, and the test videos that an evaluation counts."""
+    """The config with the changes of the flags, and the test videos, counted as in an evaluation."""
     config = evaluated_config(config, flags)
     counted = data_loader.evaluation_sequences(config)
     if flags.example >= len(counted):
@@ -42,9 +42,9 @@ def open_data(config, flags):
 
 
 def analyze(config, model, data, flags, settings, out):
-    """Streams flags.frames predicted frames, after the context of one example, into dream.mp4.
+    """Streams the context of one example and flags.frames predicted frames into dream.mp4.
 
-    Memory does not grow with the length, and a shorter dream is the beginning of a longer one.
+    Memory does not grow with the length. A shorter dream is the beginning of a longer one.
     """
     batch = data.batch(flags.example, 1)
     path, written = os.path.join(out, "dream.mp4"), 0
@@ -59,8 +59,8 @@ def analyze(config, model, data, flags, settings, out):
     except OSError as error:
         if error.errno is not None:
             raise
-        written = None  # imageio's words for an ffmpeg that has ended
-    # Of one that could not write the end of the film, it says nothing.
+        written = None  # imageio raises such an error if ffmpeg has ended.
+    # imageio does not notice if ffmpeg could not write the end of the film.
     if written is None or frames_of_film(path) != written:
         full = shutil.disk_usage(out).free < 2**20
         raise OSError(errno.ENOSPC if full else errno.EIO, "ffmpeg could not write", path)
@@ -70,7 +70,7 @@ def analyze(config, model, data, flags, settings, out):
 
 
 def frames_of_film(path):
-    """The frames of a video file, None where it is not whole."""
+    """How many frames a video file has; None if it is damaged."""
     try:
         return imageio_ffmpeg.count_frames_and_secs(path)[0]
     except RuntimeError:
@@ -78,7 +78,7 @@ def frames_of_film(path):
 
 
 def dream_frames(config, model, batch, flags):
-    """Yields the frames of a dream in colour: those of the context, then flags.frames predicted ones."""
+    """Yields the frames of a dream in colour: the context, then flags.frames predicted frames."""
     context, chunk = config.open_loop_ctx, config.whole_ticks(CHUNK)
     video, actions = batch["video"][:, :context], batch.get("actions")
     seed = fold_in([flags.seed, 0], flags.example)
@@ -98,7 +98,7 @@ def dream_frames(config, model, batch, flags):
         for number, start in enumerate(range(0, flags.frames, chunk)):
             if actions is not None:
                 following = actions[:, context + start:][:, :chunk]
-                missing = chunk - following.shape[1]  # after the last frame that is kept
+                missing = chunk - following.shape[1]  # These lead to frames that are cut off below.
                 following = np.pad(following, [(0, 0), (0, missing), (0, 0)])
             states, frames, finite = imagine(
                 states, model.noise(fold_in(seed, 1, number), 1, chunk),

@@ -6,7 +6,7 @@ Predicts the test videos open-loop from their first frames, and writes numbers a
 import tools
 from flags import Parser, add_evaluation_flags, evaluated_config, num_examples
 
-LPIPS = ("alex", "vgg", "squeeze")  # as the record in metrics.py has them
+LPIPS = ("alex", "vgg", "squeeze")  # the networks of the record in metrics.py
 
 
 def parse_flags():
@@ -15,16 +15,16 @@ def parse_flags():
         parser, "open_loop_ctx", "seq_len", "use_obs", "num_examples", "num_samples", "mean_only",
         "batch_size")
     parser.add_argument("--lpips", nargs="?", const=LPIPS[0], choices=LPIPS, metavar="NET",
-                        help=f"report LPIPS too, by the network {LPIPS[0]} (the default), "
+                        help=f"also report LPIPS, with the network {LPIPS[0]} (the default), "
                              f"{' or '.join(LPIPS[1:])}")
     parser.add_argument("--fvd-model", metavar="DIR_OR_HANDLE",
-                        help="report FVD too, by this I3D network: a SavedModel or a TF-Hub handle")
+                        help="also report FVD, with this I3D network: a SavedModel or a TF-Hub handle")
     parser.add_argument("--no-save-grid", action="store_true", help="write no grids of frames")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    # A wrong flag ends the script here, because importing TensorFlow takes seconds.
     tools.run_script(parse_flags)
 
 import startup  # noqa: F401
@@ -38,7 +38,6 @@ import time
 import warnings
 
 import numpy as np
-import tqdm
 
 import data_loader
 import intervals
@@ -49,7 +48,7 @@ import report
 import runs
 from config import load_config
 from cwvae import CWVAE
-from predictor import Predictor, even_batches, factors_of
+from predictor import Predictor, factors_of, with_progress
 from video_data import videos
 
 SHEET_EXAMPLES = 6
@@ -82,7 +81,7 @@ def main():
 def evaluate(config, model, data, flags, settings, out):
     """Predicts flags.num_examples videos and writes everything that docs/evaluation.md names into `out`.
 
-    Returns: a table of the metrics beside those of the trivial predictors, as text.
+    Returns: a table of the metrics of the model and of the trivial predictors, as text.
     """
     chosen_networks = {name: getattr(flags, name) for name, metric in metrics.METRICS.items()
                        if metric.networks and getattr(flags, name)}
@@ -90,11 +89,9 @@ def evaluate(config, model, data, flags, settings, out):
     scored = metrics.chosen(chosen_networks, factors_of(data.batch(0, 1)))
     fvd = networks.FVD(flags.fvd_model) if flags.fvd_model else None
     predictor = Predictor(config, model, flags.num_samples, flags.seed, scored, mean_frame)
-    batches = even_batches(flags.num_examples, flags.batch_size // flags.num_samples)
     values, features, sheet, speed = [], [], [], Speed()
-    with (tqdm.tqdm(total=flags.num_examples, unit="video", dynamic_ncols=True) as bar,
-          Background() as background):
-        for first, size in batches:
+    with Background() as background:
+        for first, size in with_progress(flags.num_examples, flags.batch_size // flags.num_samples):
             batch = data.batch(first, size)
             with speed.measured(size):
                 frames, scores = predictor.predict(batch, first)
@@ -102,7 +99,7 @@ def evaluate(config, model, data, flags, settings, out):
             if fvd:
                 features.append([fvd.features(batch["video"][:, config.open_loop_ctx:]),
                                  fvd.features(frames[:, 0])])
-            background.wait()  # Two batches are in memory at most.
+            background.wait()  # At most two batches are in memory.
             for row, video in enumerate(batch["video"]):
                 kept, labels = metrics.kept_samples(
                     scored, {metric.name: scores[metric.name][row] for metric in scored})
@@ -112,19 +109,21 @@ def evaluate(config, model, data, flags, settings, out):
                 if len(sheet) < SHEET_EXAMPLES:
                     sheet.append({"truth": video, **{
                         label: frames[row, number] for number, label in labels.items()}})
-            bar.update(size)
         background.wait()
     pictures.save_contact_sheet(os.path.join(out, "contact_sheet.png"), sheet, config.open_loop_ctx)
     values = {name: np.concatenate([scores[name] for scores in values]) for name in values[0]}
-    distance = None
-    if fvd:
-        truth, predicted = (np.concatenate(side) for side in zip(*features, strict=True))
-        distance = fvd(truth, predicted, config.eval_seq_len - config.open_loop_ctx) | {
-            "fvd_convention": FVD_CONVENTION}
-    predicted = flags.num_samples * (config.eval_seq_len - config.open_loop_ctx)  # frames of a video
-    numbers = save_numbers(out, values, scored, settings, speed.frames_per_second(predicted), distance)
+    predicted = config.eval_seq_len - config.open_loop_ctx
+    distance = fvd and fvd_of(fvd, features, predicted)
+    frames_per_second = speed.frames_per_second(flags.num_samples * predicted)
+    numbers = save_numbers(out, values, scored, settings, frames_per_second, distance)
     report.save_page(out)
     return report.table_text(numbers)
+
+
+def fvd_of(fvd, features, frames):
+    """The FVD of videos of so many frames, as summary.json holds it. features: of the batches."""
+    truth, predicted = (np.concatenate(side) for side in zip(*features, strict=True))
+    return fvd(truth, predicted, frames) | {"fvd_convention": FVD_CONVENTION}
 
 
 class Background:
@@ -141,21 +140,21 @@ class Background:
         self._running.append(self._threads.submit(function, *arguments, **named))
 
     def wait(self):
-        """Waits for all that was started. Raises what one of the functions has raised."""
+        """Waits until all functions have ended. Raises the exception of the first that failed."""
         for future in self._running:
             future.result()
         self._running.clear()
 
 
 class Speed:
-    """How fast batches are predicted, without the first batch of each size, which compiles the model."""
+    """The speed of prediction. The first batch of each size does not count: it compiles the model."""
 
     def __init__(self):
         self._sizes, self._seconds, self._videos = set(), 0.0, 0
 
     @contextlib.contextmanager
     def measured(self, size):
-        """Measures the time in the context, in which so many videos are predicted."""
+        """Measures how long the context takes to predict so many videos."""
         start = time.perf_counter()
         yield
         if size in self._sizes:
@@ -164,12 +163,12 @@ class Speed:
         self._sizes.add(size)
 
     def frames_per_second(self, frames):
-        """The speed for videos of so many frames; None where no batch had the size of one before."""
+        """The speed for videos of so many frames; None if every batch was the first of its size."""
         return self._videos * frames / self._seconds if self._videos else None
 
 
 def digest(data, context):
-    """What tells the test data from other data: a digest of the first context."""
+    """A digest of the first context, which differs between test data."""
     return hashlib.sha256(data.batch(0, 1)["video"][:, :context].tobytes()).hexdigest()[:16]
 
 
@@ -188,13 +187,13 @@ def save_example(out, number, video, samples, context, grids):
 
 
 def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
-    """Writes metrics.npz, summary.json, and of every headline metric its curves over time.
+    """Writes metrics.npz, summary.json, and the curves of every headline metric over time.
 
-    values: of every metric scored, as of Predictor.predict and Predictor.trivial.
-    frames_per_second: None where it was not measured.
-    fvd: as of networks.FVD.
+    values: the scores by name, from Predictor.predict and Predictor.trivial.
+    frames_per_second: None if it was not measured.
+    fvd: from fvd_of, or None.
 
-    Returns: what is in summary.json.
+    Returns: the content of summary.json.
     """
     context = settings["open_loop_ctx"]
     conventions = {f"{metric.name}_convention": metric.convention for metric in scored}
@@ -226,7 +225,7 @@ def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
 def save_curves(out, metric, curves, trivial, samples, context):
     """Writes a metric's curves over the predicted frames: mean and deviation over videos, and a plot.
 
-    curves, trivial: [N, F] by name; the last of the curves is drawn, and is arr_0 in the files too.
+    curves, trivial: [N, F] by name. The plot shows the last curve, which is also arr_0 in the files.
     """
     *_, shown = curves.values()
     for statistic, over_videos in [("mean", intervals.defined_mean), ("stddev", defined_deviation)]:
@@ -246,7 +245,7 @@ def defined_deviation(values, axis):
 
 
 def sample_curves(metric, value):
-    """What [N, S, F] values of a metric are reported as: [N, F] curves by name, best of S last."""
+    """The curves [N, F] to report of a metric's values [N, S, F], by name: the best of S is the last."""
     samples = value.shape[1]
     if samples == 1:
         return {metric.name: value[:, 0]}

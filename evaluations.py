@@ -1,4 +1,4 @@
-"""What runs and evaluations have left behind: reading it, and telling what compares with what."""
+"""Reads the files of runs and evaluations, and tells which of them compare."""
 
 import dataclasses
 import glob
@@ -14,24 +14,24 @@ from intervals import defined_mean
 from metrics import METRICS, trivial_of
 from tools import UserError
 
-# What an evaluation can set otherwise than the run did.
+# The settings that an evaluation may change.
 EVALUATION_KEYS = ("open_loop_ctx", "eval_seq_len", "use_obs", "num_examples", "num_samples")
 NAME = re.compile(r"eval_(\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d)(?:_(\d+))?$")
 
 
 @dataclasses.dataclass
 class Result:
-    """What is known of one run or evaluation.
+    """The contents of a run or an evaluation.
 
     path: the folder, as the user gave it.
     settings: of the run and of the evaluation, flat.
-    training: the lines of metrics.jsonl, [] where only an evaluation was given.
-    scores: metric -> [N, S, T] of N examples, S samples, T predicted frames; {} without evaluation.
-    context: frames observed before those.
-    trivial: metric -> trivial predictor -> [N, T]; {} for an evaluation that has none.
-    conventions: metric -> what exactly it is, in words.
-    fvd: what eval.py reports of FVD, None where it does not.
-    evaluation: the folder of the evaluation, None without one.
+    training: the lines of metrics.jsonl; [] for an evaluation alone.
+    scores: metric -> [N, S, T] for N examples, S samples, T predicted frames; {} without evaluation.
+    context: the number of frames observed before those.
+    trivial: metric -> trivial predictor -> [N, T].
+    conventions: metric -> its exact definition, in words.
+    fvd: the FVD in summary.json, or None.
+    evaluation: the folder of the evaluation, or None.
     """
 
     path: str
@@ -57,7 +57,7 @@ class Result:
 
 @dataclasses.dataclass
 class Curve:
-    """What is drawn as one curve: a result, or several that differ in the seed of training alone."""
+    """One curve of a figure: a result, or several that differ in the seed of training alone."""
 
     results: list
 
@@ -70,7 +70,7 @@ class Curve:
 
 
 def read_result(path):
-    """Reads a run directory or an evaluation. Raises UserError where it is neither."""
+    """Reads a run directory or an evaluation. Raises UserError if it is neither."""
     if not os.path.isdir(path):
         raise UserError(f"{path}: no such directory")
     if is_evaluation(path):
@@ -92,15 +92,15 @@ def read_result(path):
 
 
 def is_evaluation(path):
-    """Whether a folder holds a whole evaluation: one that is being written is called .part."""
+    """Whether a folder holds a whole evaluation. The name of an unfinished one ends in .part."""
     return os.path.exists(os.path.join(path, "summary.json")) and not path.endswith(".part")
 
 
 def newest_evaluation(run_dir):
-    """The newest whole evaluation in a run directory, None where there is none.
+    """The newest whole evaluation in a run directory, or None.
 
-    The name says when an evaluation was made, and its number among those of the same second. A name that
-    was given by hand says nothing: such an evaluation counts only where no other has a time.
+    Names tell the time, and the number among evaluations of the same second. An evaluation that was
+    named by hand counts only if no name tells a time.
     """
     def age(path):
         name = NAME.match(os.path.basename(path))
@@ -111,7 +111,7 @@ def newest_evaluation(run_dir):
 
 
 def read_evaluation(path):
-    """Reads what eval.py wrote into a directory. Raises UserError where that is incomplete."""
+    """Reads an evaluation. Raises UserError if it is incomplete."""
     summary, arrays = os.path.join(path, "summary.json"), os.path.join(path, "metrics.npz")
     try:
         with open(summary) as file:
@@ -141,7 +141,7 @@ def read_evaluation(path):
 
 
 def read_training(run_dir):
-    """Returns the lines of metrics.jsonl as dicts; none where there is no such file."""
+    """Returns the lines of metrics.jsonl as dicts; [] if there is no such file."""
     path = os.path.join(run_dir, "metrics.jsonl")
     if not os.path.exists(path):
         return []
@@ -167,14 +167,14 @@ def compared_keys():
 
 
 def group_seeds(results):
-    """Makes one Curve of the results that differ in the seed alone, and one of each other result."""
+    """Makes a Curve of all results that differ in the seed alone, and a Curve of each other result."""
     curves, found = [], {}
     for result in results:
         same = {key: result.settings.get(key) for key in compared_keys() if key != "seed"}
         shapes = {name: scores.shape for name, scores in result.scores.items()}
         key = json.dumps([same, data_of(result), result.conventions, shapes, bool(result.training)])
         others = found.get(key)
-        # The same seed again is no other draw: it is shown by itself.
+        # A second result of the same seed adds no draw, so it becomes a curve of its own.
         seed = result.settings.get("seed")
         if others and all(seed != other.settings.get("seed") for other in others.results):
             others.results.append(result)
@@ -185,17 +185,16 @@ def group_seeds(results):
 
 
 def data_of(result):
-    """What tells the test data of a result from other data."""
+    """A value that differs between the test data of two results."""
     settings = result.settings
-    # Evaluations have it since they stand beside trivial predictors.
-    if "data_digest" in settings:
+    if "data_digest" in settings:  # Only an evaluation has it.
         return settings["data_digest"]
     root = settings.get("data_root") if settings.get("dataset") == "videos" else None
     return settings.get("dataset"), root, settings.get("frame_skip")
 
 
 def comparable(curves, name):
-    """The curves that have a metric, by what must be equal for them to share a panel.
+    """Groups the curves that have a metric: those of equal data, context and convention compare.
 
     Returns: a list of lists of indices.
     """
@@ -215,7 +214,7 @@ def comparable(curves, name):
 
 def label_by_difference(curves):
     """Labels curves by the settings in which they differ, or else by their paths."""
-    # A setting that one of them lacks (of the evaluation: a run may have none) is no difference.
+    # A run without evaluation lacks the settings of one. This is no difference.
     differing = [
         key for key in compared_keys()
         if all(key in curve.settings for curve in curves)

@@ -1,4 +1,4 @@
-"""The command lines of the scripts: a flag for every key of the config, and those of evaluations."""
+"""The command lines of the scripts: a flag for every config key, and the flags of evaluations."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from tools import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line."""
+    """An ArgumentParser that reports an error in one line."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, **kwargs)
@@ -33,13 +33,14 @@ def parse_train_flags(argv=None):
     Returns the file and the values given, by key, as load_config takes them.
     """
     path, values, _ = parse_config_flags(Parser(
-        description="Trains a Clockwork VAE; started again, it goes on from its newest checkpoint.",
-        epilog=f"{EPILOG} train.py --self-check [--precision bfloat16] [--jit true] trains 20 small "
-               "steps instead, without data, and compares the losses with those of a CPU."), argv)
+        description="Trains a Clockwork VAE. The same command goes on from the newest checkpoint.",
+        epilog=f"{EPILOG} train.py --self-check [--precision bfloat16] [--jit true] instead trains a "
+               "small model for 20 steps, without data, and compares the losses with those of a CPU."),
+        argv)
     return path, values
 
 
-EPILOG = "Flags win over the file. A null is written null, a list [6, 4]."
+EPILOG = "A flag wins over the file. Write null for no value, and [6, 4] for a list."
 
 
 def parse_config_flags(parser, argv=None):
@@ -56,7 +57,7 @@ def parse_config_flags(parser, argv=None):
 
 
 def add_config_flags(parser):
-    """Adds a flag for every key of the config to a parser. Those that are given: see config_values."""
+    """Adds a flag for every key of the config to a parser. config_values reads them."""
     for field in dataclasses.fields(Config):
         flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
         text = field.metadata["help"].replace("%", "%%")
@@ -71,15 +72,15 @@ def add_config_flags(parser):
 
 
 def config_values(given):
-    """The values of the config's keys among parsed flags, as load_config takes them: a dict."""
+    """The values of config keys among parsed flags, a dict for load_config."""
     keys = [field.name for field in dataclasses.fields(Config)]
     return {key: _parse_flag(key, text) for key, text in given.items() if key in keys}
 
 
 def parse_self_check_flags(argv=None):
-    """Reads train.py's command line where it holds --self-check; None where it does not.
+    """Reads train.py's command line if it has --self-check.
 
-    Returns the arguments of self_check.run.
+    Returns the arguments of self_check.run; None without --self-check.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not any(word.startswith("--self-check") for word in argv):
@@ -93,12 +94,12 @@ def parse_self_check_flags(argv=None):
     given = vars(parser.parse_args(argv))
     refresh = given.pop("self_check") == "refresh"
     changes = {key: _parse_flag(key, text) for key, text in given.items()}
-    Config(dataset="mmnist", **changes)  # A wrong value is told here.
+    Config(dataset="mmnist", **changes)  # This raises a UserError for a wrong value.
     return {"changes": changes, "refresh": refresh}
 
 
 def _parse_flag(key, text):
-    """The value of a flag: of a key that takes text as it stands, of any other as YAML reads it."""
+    """The value of a flag. A key of text takes it as it is, any other key as YAML reads it."""
     annotation = Config.__dataclass_fields__[key].type
     options = typing.get_args(annotation) or (annotation,)
     if str in options and not (list[str] in options and text.startswith("[") and text.endswith("]")):
@@ -118,26 +119,26 @@ EVALUATION_FLAGS = {
     "data_root": dict(
         type=lambda text: existing("data_root", text), metavar="PATH",
         help="where the data is (default: the config's)"),
-    "out": dict(metavar="DIR", help="where to write (default: in the run directory, by date and time)"),
-    "seed": dict(min=0, default=0, help="of the samples (default: 0)"),
+    "out": dict(metavar="DIR", help="folder to write (default: in the run directory, by date and time)"),
+    "seed": dict(min=0, default=0, help="seed of the samples (default: 0)"),
     "open_loop_ctx": dict(min=1, help="frames observed before prediction (default: the config's)"),
     "seq_len": dict(min=1, help="frames of a sequence, context included (default: eval_seq_len)"),
     "use_obs": dict(
         metavar="V", help="which levels observe the context: true, false, or T/F per level from the "
                           "bottom, such as TTF (default: the config's)"),
-    "num_examples": dict(min=1, help="test videos, or all where there are fewer (default: 100)"),
+    "num_examples": dict(min=1, help="test videos; all if there are fewer (default: 100)"),
     "num_samples": dict(min=1, default=1, help="predictions of each video (default: 1)"),
     "batch_size": dict(
-        min=1, default=16, help="sequences predicted at once; decides speed, not results (default: 16)"),
+        min=1, default=16, help="sequences predicted at once; changes only the speed (default: 16)"),
     "mean_only": dict(
         action="store_true", help="predict without noise, by the mean of every distribution"),
 }
 
 
 def add_evaluation_flags(parser, *names, **helps):
-    """Adds the first four of EVALUATION_FLAGS to a parser, and those that are named.
+    """Adds the first four of EVALUATION_FLAGS and the named ones to a parser.
 
-    helps: other help texts, by the flag's name.
+    helps: other help texts, by the name of the flag.
     """
     for name in ("model_dir", "data_root", "out", "seed", *names):
         options = dict(EVALUATION_FLAGS[name])
@@ -148,14 +149,14 @@ def add_evaluation_flags(parser, *names, **helps):
 
 
 def existing(name, path):
-    """The path that a flag gives, which must be there: nothing is to be made in its place."""
+    """Returns the path of a flag. Raises UserError if it does not exist."""
     if not os.path.exists(os.path.expanduser(path)):
         raise UserError(f"{name}: there is nothing at {path}")
     return path
 
 
 def whole_number(name, least):
-    """The type of a flag that takes whole numbers from `least` on."""
+    """The type of a flag for whole numbers of at least `least`."""
     def convert(text):
         value = int(text)
         if not least <= value < 2**31:
@@ -163,15 +164,15 @@ def whole_number(name, least):
             raise UserError(f"{name}: {text} is out of range; nearest: {near}")
         return value
 
-    convert.__name__ = "whole number"  # as argparse calls what is none
+    convert.__name__ = "whole number"  # argparse uses this name in its errors.
     return convert
 
 
 def evaluated_config(config, flags):
-    """The config of a run, as the flags of its evaluation change it.
+    """The config of a run with the changes of an evaluation's flags.
 
-    Raises UserError where the context or the levels that observe do not fit the model, or where
-    predictions without noise are wanted more than once.
+    Raises UserError if the context or use_obs does not fit the model, or if the flags ask for several
+    predictions without noise.
     """
     mean_only = getattr(flags, "mean_only", False)
     if mean_only and flags.num_samples > 1:
@@ -188,7 +189,7 @@ def evaluated_config(config, flags):
 
 
 def num_examples(wanted, available):
-    """How many test videos are used: as many as wanted, by default 100; all, where there are fewer."""
+    """How many test videos to use: as many as wanted, by default 100, but at most all of them."""
     if wanted and wanted > available:
         print(f"num_examples: {wanted} is more than the {available} test videos that are long enough; "
               f"all of them are used.")

@@ -1,4 +1,4 @@
-"""How sure a mean is: 95 % intervals over videos, and over the seeds of training.
+"""95 % intervals of means over videos and over the seeds of training.
 
 Seeds and videos are two random effects: another seed would train another model, and another test set
 would hold other videos. All models are evaluated on the same videos.
@@ -8,26 +8,26 @@ import numpy as np
 import scipy.special
 
 UNBOUNDED = (-np.inf, np.inf)
-ROUNDING = 1e-24  # A variance below this share of the squared mean is none: float64 rounds.
+ROUNDING = 1e-24  # A variance below this share of the squared mean is only float64's rounding.
 
 
 def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
     """Confidence interval of a mean over seeds and videos, or of the difference of two such means.
 
-    The variance of the mean of S seeds and V videos is (MS_seed + MS_video - MS_rest) / (S V), of the
-    mean squares of a two-way analysis of variance (Searle, Casella & McCulloch 1992, chapter 4). Its
-    degrees of freedom are Satterthwaite's (1946). Of two models, the videos are paired and the seeds are
-    not. One seed says nothing of other seeds: the interval is then of the videos alone.
+    The variance of the mean of S seeds and V videos is (MS_seed + MS_video - MS_rest) / (S V). These are
+    the mean squares of a two-way analysis of variance (Searle, Casella & McCulloch 1992, chapter 4). Its
+    degrees of freedom are Satterthwaite's (1946). Two models are paired by video, and not by seed. With
+    one seed the interval is over videos alone.
 
-    Between two finite limits it is a score interval (Wilson 1927), which takes the variance to be 0 at
-    both limits, as that of a share is. Where nothing varies at all, it is Clopper & Pearson's (1934) for
-    a share of V videos: all of 20 videos right does not mean that all there are would be.
+    Two finite limits make it a score interval (Wilson 1927), whose variance is 0 at both limits, like
+    the variance of a share. If nothing varies, it is the interval of Clopper & Pearson (1934) for a
+    share of V videos: 20 right videos out of 20 do not prove that every video would be right.
 
     Args:
-        values: [S, V, ...]; a video counts where it is a number in every seed.
-        other: [S', V, ...], of another model on the same videos, whose mean is taken off.
-        limits: the least and the greatest value that there can be; the interval ends there.
-        confidence: the share of intervals that hold the true mean.
+        values: [S, V, ...]. A video counts if its value is a number in every seed.
+        other: [S', V, ...], of another model on the same videos. Its mean is subtracted.
+        limits: the least and the greatest possible value. The interval ends there.
+        confidence: the share of such intervals that hold the true mean.
 
     Returns:
         low, high: each [...], float64; NaN where fewer than two videos count.
@@ -45,7 +45,8 @@ def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
         variance = np.where(variance > ROUNDING * mean**2, variance, 0)
         freedom = variance**2 / sum(part**2 / count for part, (*_, count) in
                                     zip(scaled, terms, strict=True))
-        # No fewer than the least of what is added up; what is taken off would else make it next to none.
+        # The subtracted term could make the degrees of freedom almost 0. The least of the added terms
+        # bounds them.
         added = [count for share, _, count in terms if np.all(share > 0)]
         least = np.min(np.broadcast_arrays(*added), 0)
         quantile = scipy.special.stdtrit(np.maximum(freedom, least), (1 + confidence) / 2)
@@ -58,10 +59,10 @@ def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
 
 
 def _score_interval(mean, variance, videos, quantile, limits, confidence):
-    """The interval of a mean between two limits: Wilson's, or Clopper & Pearson's without a variance."""
+    """The interval of a mean between two limits: Wilson's, or Clopper & Pearson's if nothing varies."""
     least, room = limits[0], limits[1] - limits[0]
     share = np.clip((mean - least) / room, 0, 1)
-    # Of a share of n independent videos, this would be the squared quantile over n.
+    # For a share of n independent videos, this equals the squared quantile over n.
     excess = quantile**2 * variance / room**2 / (share * (1 - share))
     middle = (share + excess / 2) / (1 + excess)
     reach = np.sqrt(excess * share * (1 - share) + excess**2 / 4) / (1 + excess)
@@ -72,8 +73,8 @@ def _score_interval(mean, variance, videos, quantile, limits, confidence):
 def _terms(groups, defined, videos):
     """The mean of one model, or the difference of two, and the terms of its variance.
 
-    Returns: the mean, and triples of a factor, a mean square, and the square's degrees of freedom; the
-    variance is the sum of the products of the first two.
+    Returns: the mean, and triples of a factor, a mean square and its degrees of freedom. The variance is
+    the sum of factor times mean square.
     """
     each, terms = [], []
     for group in groups:
@@ -95,7 +96,7 @@ def _terms(groups, defined, videos):
 
 
 def clopper_pearson(share, count, confidence=0.95):
-    """The exact interval of a share that was found in so many cases: low, high."""
+    """The exact interval of a share of `count` cases: low, high."""
     hits = share * count
     low = scipy.special.betaincinv(hits, count - hits + 1, (1 - confidence) / 2)
     high = scipy.special.betaincinv(hits + 1, count - hits, (1 + confidence) / 2)
@@ -103,10 +104,10 @@ def clopper_pearson(share, count, confidence=0.95):
 
 
 def estimate(values, other=None, limits=UNBOUNDED):
-    """The mean, its 95 % interval and how many videos count, as JSON has them.
+    """The mean, its 95 % interval and how many videos count, as a dict for JSON.
 
-    values: [V] of the videos, or [S, V] of several seeds; NaN where a metric is undefined.
-    other: likewise, of what the mean is to be compared with: the mean is then that of the difference.
+    values: [V] of the videos, or [S, V] of several seeds; NaN if a metric is undefined.
+    other: likewise, of another model. The result is then of the difference of both.
     """
     groups = [np.reshape(group, [-1, np.shape(group)[-1]]) for group in (values, other)
               if group is not None]
@@ -120,7 +121,7 @@ def estimate(values, other=None, limits=UNBOUNDED):
 
 
 def defined_mean(values, axis):
-    """The mean over an axis, or several, of the values that are numbers; NaN where there is none."""
+    """The mean over an axis, or several axes, of the values that are numbers; NaN if there are none."""
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0).sum(axis) / defined.sum(axis)

@@ -1,7 +1,7 @@
-"""A faster form of RSSMCell and of Adam: the same functions of the same weights, with their gradients.
+"""Faster forms of RSSMCell and Adam: the same functions of the same weights, with their gradients.
 
-Nobody must read this to change the model. `fast: false` never comes here, and an edit of the code that
-is repeated here is never ignored: see ties.py. The encoder and the decoder are in conv_kernels.py.
+You need not read this to change the model. `fast: false` does not use it, and ties.py makes sure that an
+edit of the readable code takes effect. The encoder and the decoder are in conv_kernels.py.
 """
 
 import collections
@@ -15,7 +15,7 @@ import ties
 from cells import Dense, Gaussian, GRUCell, Level, RSSMCell, product, swap
 from conv_kernels import FastDecoder, FastEncoder
 
-COMPILED_SIZE = 64  # units of h; to compile the loops of a smaller cell takes longer than it saves
+COMPILED_SIZE = 64  # units of h; compiling the loops of a smaller cell takes longer than it saves
 
 
 # ----------------------------------------------------------------------------------- the recurrence
@@ -24,10 +24,10 @@ COMPILED_SIZE = 64  # units of h; to compile the loops of a smaller cell takes l
 @ties.repeats("cells.RSSMCell", "cells.Cell", "cells.Dense", "cells.GRUCell", "cells.Gaussian",
               "cells.State", "cells.Level", "cells.product", "cells.reshape_end", "cells.swap")
 class FastRSSMCell(RSSMCell):
-    """An RSSMCell whose loop holds only what recurs, with a gradient of its own.
+    """An RSSMCell whose loop holds only the recurrent operations, with a gradient of its own.
 
-    Only z_{t-1} and h_{t-1} are known one tick at a time. The context and the embeddings are known for
-    all ticks at once, so their products run outside the loop, and so does the prior of a level that
+    Only z_{t-1} and h_{t-1} become known one tick at a time. The context and the embeddings are known
+    for all ticks at once, so their products run outside of the loop. So does the prior of a level that
     observes.
     """
 
@@ -74,9 +74,9 @@ class FastRSSMCell(RSSMCell):
 
 
 def compiles_loops(cell):
-    """Whether XLA compiles a cell's loops where it does not compile the step.
+    """Whether XLA compiles the loops of a cell, though it does not compile the whole step.
 
-    On a CPU it is slow at convolutions, and fast at many small products and sums.
+    On a CPU, XLA is slow at convolutions, and fast at many small products and sums.
     """
     config = cell.config
     return (runs_fast(cell) and config.jit == "auto" and not startup.use_xla(config)
@@ -84,7 +84,7 @@ def compiles_loops(cell):
 
 
 def rows(layer, first):
-    """The first rows of a dense layer's kernel, and the others. (A slice's gradient is slower.)"""
+    """Splits a dense layer's kernel after the first rows. The gradient of a slice would be slower."""
     return tf.split(layer.kernel, [first, layer.kernel.shape[0] - first])
 
 
@@ -102,7 +102,7 @@ def both_heads(mean, stddev):
 #   stoch [Z, E]: z_{t-1} in the prior's first layer.
 #   kernel [E, 3 H], recurrent [H, 3 H], bias [2, 3 H]: the GRU's.
 #   head [H, E]: h_t in the first layer on the way to z_t.
-#   hidden [E, E], hidden_bias [E]: the second one. None for a prior, which has none.
+#   hidden [E, E], hidden_bias [E]: the second layer on this way. A prior has none.
 #   gaussian [E, 2 Z], gaussian_bias [2 Z]: the mean and the standard deviation before its softplus.
 Weights = collections.namedtuple(
     "Weights", "stoch kernel recurrent bias head gaussian gaussian_bias hidden hidden_bias",
@@ -114,14 +114,14 @@ def run_ticks(state, context_input, head_input, noise, kept, weights, min_stddev
 
     Args:
       state: z [B, Z] and h [B, H] before the first tick.
-      context_input: what is added to the prior's first layer, [B, N, E].
-      head_input: what is added to the first layer on the way to z_t, [B, N, E].
-      noise: [B, N, Z]; zeros make samples of means.
-      kept: [N], 0 at the ticks that see zeros for z_{t-1}, 1 elsewhere.
+      context_input: a summand of the prior's first layer, [B, N, E].
+      head_input: a summand of the first layer on the way to z_t, [B, N, E].
+      noise: [B, N, Z]; with zeros the samples are the means.
+      kept: [N], 0 at the ticks that see zeros in place of z_{t-1}, 1 at the others.
       weights: Weights.
-      min_stddev: added to the softplus.
-      dtype: of the operands of products; all else is float32.
-      compiled: whether the loops are compiled, apart from what is around them.
+      min_stddev: a summand of the standard deviation.
+      dtype: of the operands of products. Everything else is float32.
+      compiled: whether XLA compiles the loops by themselves.
 
     Returns: float32 z [B, N, Z], h [B, N, H], mean [B, N, Z] and stddev [B, N, Z].
     """
@@ -132,7 +132,7 @@ def run_ticks(state, context_input, head_input, noise, kept, weights, min_stddev
 
     @tf.custom_gradient
     def run(*inputs):
-        # Outside a function TensorFlow would differentiate the loop too, which XLA does not compile.
+        # Without this, eager TensorFlow would also differentiate the loop, which XLA cannot compile.
         inputs = [tf.stop_gradient(x) for x in inputs]
         (stoch, deter, context_input, head_input), w = inputs[:4], Weights(*inputs[4:])
         z, h, gaussian = forward(
@@ -156,7 +156,7 @@ def _forward(stoch, deter, context_input, head_input, noise, kept, w, min_stddev
     stoch_kernel, gru_kernel, gaussian_kernel = (
         tf.cast(x, dtype) for x in (w.stoch, w.kernel, w.gaussian))
     hidden = None if w.hidden is None else tf.cast(w.hidden, dtype)
-    # h_t meets the head's kernel at this tick and the GRU's at the next one: one product for both.
+    # h_t meets the head's kernel now and the GRU's kernel at the next tick. One product does both.
     deter_kernel = tf.cast(tf.concat([w.head, w.recurrent], 1), dtype)
     embed = w.head.shape[1]
 
@@ -188,7 +188,7 @@ def _backward(stoch, deter, context_input, head_input, noise, kept, w, z, h, gau
 
     times = functools.partial(product, dtype=dtype)
 
-    # All that the states determine, for all ticks at once.
+    # The states determine all of this, so it is computed for all ticks at once.
     z_before = tf.concat([stoch[None], z[:-1]], 0) * kept
     h_before = tf.concat([deter[None], h[:-1]], 0)
     x = tf.nn.relu(times(z_before, w.stoch) + context_input)
@@ -271,7 +271,7 @@ def _times(a, kernel):
 
 
 class FastAdam(tf.keras.optimizers.Adam):
-    """Adam with one operation a variable in place of a dozen, each of which reads and writes it."""
+    """Adam with one operation for a variable. Keras has a dozen, each of which reads and writes it."""
 
     def update_step(self, gradient, variable, learning_rate):
         if self.amsgrad:
@@ -292,7 +292,7 @@ FAST = {fast.__base__: fast for fast in (FastRSSMCell, FastEncoder, FastDecoder)
 
 
 def fast_form(kind):
-    """The faster form of exactly this class; the class itself where it has none, and once a line."""
+    """The faster form of exactly this class. If there is none, says so once and returns the class."""
     if kind not in FAST and kind not in _said:
         _said.add(kind)
         print(f"{kind.__name__} runs as it is written: it has no faster form", file=sys.stderr)
@@ -303,5 +303,5 @@ _said = set()
 
 
 def runs_fast(part):
-    """Whether the fast form of a part of a model runs. Says why not, where an edit is the reason."""
+    """Whether the fast form of a part of a model runs. If an edit prevents it, a line says so."""
     return type(part) in FAST.values() and ties.hold(part)

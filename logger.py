@@ -25,8 +25,8 @@ from tools import write_atomically, writing
 class Logger:
     """Writes scalars to metrics.jsonl and TensorBoard, GIFs to TensorBoard.
 
-    step: the last step that a resumed run keeps; what an earlier one wrote after it is dropped.
-    config: shown in TensorBoard's HParams.
+    step: the step that the run goes on from. Lines of later steps are dropped.
+    config: for TensorBoard's HParams.
     """
 
     def __init__(self, run_dir, step, config=None):
@@ -44,7 +44,7 @@ class Logger:
             self._write("train", summary, step=0)
 
     def _keep_until(self, step):
-        """Drops the lines after a step, and sets a file with others than ours aside."""
+        """Drops the lines after a step. If the file has lines that are not ours, a copy of it stays."""
         if not os.path.exists(self._path):
             return
         with open(self._path, errors="replace") as file:
@@ -82,7 +82,7 @@ class Logger:
         self._flush(split)
 
     def least_validation_loss(self, after):
-        """The least total_loss of validation that was logged after a step; infinity where none was."""
+        """The least total_loss of validation that was logged after a step, or infinity."""
         if not os.path.exists(self._path):
             return math.inf
         with open(self._path) as file:
@@ -92,10 +92,10 @@ class Logger:
 
 
 def tag(name):
-    """A scalar's name in TensorBoard, which sorts by the alphabet: the loss and its terms come first.
+    """A scalar's name in TensorBoard, which sorts by the alphabet. The loss and its terms come first.
 
-    total_loss is "loss", nll_term is "loss/nll", avg_kl_prior_posterior__level_0 is
-    "per_level/kl/level_0"; anything else is as learning_rate, "training/learning_rate".
+    total_loss becomes "loss", nll_term "loss/nll", avg_kl_prior_posterior__level_0
+    "per_level/kl/level_0", and any other scalar such as learning_rate "training/learning_rate".
     """
     if name == "total_loss":
         return "loss"
@@ -115,7 +115,7 @@ LEVEL_CHARTS = Layout(category=[Category(title="levels", chart=[
 
 
 def _step_of_line(line):
-    """The step of a line of metrics.jsonl; None where the line is not one of ours."""
+    """The step of a line of metrics.jsonl; None if the line is not ours."""
     try:
         values = json.loads(line)
         return values["step"] if isinstance(values["step"], int) and "split" in values else None

@@ -1,6 +1,6 @@
-"""The metrics: how predicted frames are scored, beside what trivial predictors reach.
+"""The metrics, which score predicted frames, and the trivial predictors, which a model must beat.
 
-METRICS is the one list of metrics: files, tables, plots and analyses follow it.
+METRICS is the only list of metrics. Files, tables, plots and analyses follow it.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from networks import LPIPS
 from video_data import doom_mazes
 from video_data.digits import compare_digits
 
-BETTER = ("a frame counts where, videos paired, the 95 % interval of the difference from each trivial "
+BETTER = ("a frame counts if, on the same videos, the 95 % interval of the difference from each trivial "
           "predictor is above 0")
-# A model that does not beat these has learned nothing. The words of tables, by the names of files.
+# A model that does not beat these has learned nothing. Keys are names in files, values words in tables.
 TRIVIAL = {"last_frame": "last frame held", "context_mean": "mean of the context",
            "mean_frame": "mean frame of the training data", "black": "black"}
 
@@ -27,7 +27,7 @@ def trivial_predictions(context, mean_frame=None):
     """The frame that each trivial predictor predicts at all times: a dict of float32 [B, H, W, C].
 
     context: uint8 [B, ctx, H, W, C], the frames observed.
-    mean_frame: float32 [H, W, C], of the training data; without it that predictor is left out.
+    mean_frame: float32 [H, W, C], of the training data; None leaves out its predictor.
     """
     context = pixels.to_float(context)
     last, black = context[:, -1], tf.zeros_like(context[:, 0])
@@ -36,18 +36,18 @@ def trivial_predictions(context, mean_frame=None):
 
 
 def trivial_of(name, values):
-    """The scores of a metric that the trivial predictors reach, by their names.
+    """The scores of the trivial predictors in a metric, by the names of the predictors.
 
-    values: scores by names as "psnr_last_frame", as of Predictor.trivial.
+    values: scores by names such as "psnr_last_frame", from Predictor.trivial.
     """
     return {predictor: values[f"{name}_{predictor}"] for predictor in TRIVIAL
             if f"{name}_{predictor}" in values}
 
 
 class Factors(typing.NamedTuple):
-    """What a dataset knows of its videos beside their pixels, by the names that it gives to it.
+    """What a dataset knows about its videos beside their pixels, such as the place of a digit.
 
-    A factor is an array [B, T, ...]; one that holds for a whole video is the same in every frame.
+    A factor is an array [B, T, ...]. A factor of a whole video is the same in every frame.
 
     frames: a dict of the factors in the frames that are compared.
     context: a dict of the factors in the frames that the model has observed.
@@ -59,27 +59,27 @@ class Factors(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How predicted frames are scored, and how the scores are shown.
+    """A score of predicted frames, and how to show it.
 
-    name: of the metric in files.
+    name: in files.
     label, unit: on axes and in tables; the unit may be "".
-    convention: the exact definition, for those who compare it with another paper's.
-    function: (truth, prediction, factors) -> the score of every frame, float32 [B, S, F]; NaN in a frame
-        for which the metric is undefined, which means and intervals then leave out. Truth is
-        [B, 1, F, H, W, C], prediction [B, S, F, H, W, C], or with 1 for F where it is the same for all
-        frames: what broadcasts, as subtraction does, gets both right. Factors are Factors of the names
-        that the metric needs.
+    convention: the exact definition, for readers who compare with another paper.
+    function: (truth, prediction, factors) -> the score of every frame, float32 [B, S, F]. NaN means that
+        the metric is undefined for a frame; means and intervals leave such frames out. Truth is
+        [B, 1, F, H, W, C]. Prediction is [B, S, F, H, W, C], or has 1 for F if it is the same for all
+        frames, so the function must broadcast. Factors are Factors of the names in `needs`.
     better: "higher" or "lower".
     decimals: in tables.
-    pixels: what the function is given. "clipped" and "unclipped": float32 tensors, in a graph that XLA
-        compiles, the predictions clipped to [0, 1] or as decoded. "8-bit": uint8 arrays, outside of it.
-    headline: drawn over time, with a best sample; else a number of tables and metrics.npz alone.
-    needs: the names of the factors that it needs; it is left out for data that lacks one of them.
-    limits: the least and the greatest score that there can be.
-    networks: names of networks, of which a flag --<name> chooses one; without it the metric is left out.
-        function(network) then gives the function, and a {network} in the convention is its name.
-    part_of: the name of the metric of which this is a part: it has the same scores in some frames, and
-        is undefined in the others. function(that metric's function) then gives the function.
+    pixels: the input of the function. "clipped" and "unclipped" are float32 tensors in a graph that XLA
+        compiles: predictions clipped to [0, 1], or as decoded. "8-bit" means uint8 arrays.
+    headline: whether it is drawn over time and chooses a best sample; others are numbers in tables and
+        metrics.npz alone.
+    needs: names of factors. Data that lacks one of them does not have the metric.
+    limits: the least and the greatest possible score.
+    networks: names of networks. A flag --<name> chooses one of them, or the metric is left out. Then
+        function(network) gives the function, and {network} in the convention becomes its name.
+    part_of: the name of another metric, whose scores this one has in some frames; in the others it is
+        undefined. function(the function of the other metric) then gives the function.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Metric:
     part_of: str = ""
 
     def score(self, truth, prediction, factors):
-        """The function's scores of every frame, given only the factors that the metric needs."""
+        """The scores of every frame. The function sees only the factors that the metric needs."""
         needed = ({name: known[name] for name in self.needs} for known in factors)
         return self.function(truth, prediction, Factors(*needed))
 
@@ -112,13 +112,13 @@ class Metric:
         return f"{self.axis} {'↑' if self.better == 'higher' else '↓'}"
 
     def advantage(self, a, b):
-        """By how much a is better than b."""
+        """How much better a is than b."""
         return a - b if self.better == "higher" else b - a
 
     def difference(self, a, b):
         """The interval of a's advantage over b: low, high, each [...].
 
-        a, b: [S, V, ...], of one seed or more on the same videos.
+        a, b: [S, V, ...], scores of one or more seeds on the same videos.
         """
         return interval(a, b, self.limits) if self.better == "higher" else interval(b, a, self.limits)
 
@@ -127,7 +127,7 @@ class Metric:
         return np.all([self.difference(scores[None], other[None])[0] > 0 for other in others], 0)
 
     def best(self, values, axis):
-        """The best values along an axis; NaN, where this metric is undefined, is never the best."""
+        """The best values along an axis. NaN, which means undefined, is never the best."""
         return (np.fmax if self.better == "higher" else np.fmin).reduce(np.asarray(values), axis)
 
     def best_sample(self, values):
@@ -137,7 +137,7 @@ class Metric:
 
 
 def lpips(network):
-    """The function of the metric LPIPS. It keeps its last scores, since its parts ask for them again."""
+    """The function of the metric LPIPS. It keeps its last scores, because its parts need them again."""
     distance, last = LPIPS(network), [None, None]
 
     def function(truth, prediction, factors):
@@ -151,7 +151,7 @@ def lpips(network):
 def walls(prediction, factors):
     """Whether the wall that a frame of a maze shows is read as the true one: float32 [B, S, F].
 
-    prediction: uint8 [B, S, F, H, W, 3], or with 1 for F. NaN where the true frame shows several walls.
+    prediction: uint8 [B, S, F, H, W, 3], or with 1 for F. A true frame with several walls gives NaN.
     """
     true = np.asarray(factors.frames["wall"])[:, None]
     read = doom_mazes.read_walls(prediction.reshape(-1, *prediction.shape[3:]))
@@ -160,7 +160,7 @@ def walls(prediction, factors):
 
 
 def in_cells(revisited, function):
-    """A metric's function, undefined but in frames whose cell the context has shown, or has not."""
+    """A metric's function, defined only in frames whose cell the context has shown (or: has not)."""
     def restricted(truth, prediction, factors):
         cells, shown = factors.frames["cell"][:, :, None], factors.context["cell"][:, None]
         seen = tf.reduce_any(tf.reduce_all(tf.equal(cells, shown), -1), -1)[:, None]
@@ -170,7 +170,7 @@ def in_cells(revisited, function):
 
 
 def parts_by_cell(metric):
-    """Two metrics of memory: a metric where the camera has been before, and where it has not."""
+    """Two measures of memory: a metric in cells where the camera was before, and in other cells."""
     for name, revisited, words in (("revisited", True, "has shown"), ("new", False, "has not shown")):
         yield dataclasses.replace(
             metric, name=f"{metric.name}_{name}", label=f"{metric.label}, {name}", networks=(),
@@ -231,8 +231,8 @@ METRICS |= {part.name: part for name in ("psnr", "ssim", "lpips", "walls")
 def chosen(networks=None, factors=()):
     """The metrics that can be computed: a list of Metric.
 
-    networks: the network chosen for each metric that has some, by the metric's name.
-    factors: the names of the factors that the data has.
+    networks: the name of the chosen network, by the name of the metric.
+    factors: the names of the factors in the data.
     """
     networks = networks or {}
     found = {}
@@ -253,13 +253,13 @@ def chosen(networks=None, factors=()):
 
 
 def kept_samples(scored, scores):
-    """The samples of one video that are kept: two random ones, and the best by each headline metric.
+    """The samples of one video to keep: two random ones, and the best by each headline metric.
 
-    Of a metric's parts none is kept: what they are parts of has one.
+    The parts of a metric choose none, because the metric itself does.
 
-    scores: [S, F] of each of the metrics scored, by name.
+    scores: [S, F] of each metric, by name.
 
-    Returns: their numbers by the names of their files, and what a reader calls them by their numbers.
+    Returns: numbers of samples by the names of their files, and labels for readers by those numbers.
     """
     kept, best = {"random_sample_1": 0}, {}
     if len(scores[scored[0].name]) > 1:

@@ -1,7 +1,7 @@
 """Distances by networks that others have trained: LPIPS between frames, FVD between sets of videos.
 
-LPIPS needs PyTorch and FVD a downloaded network. Both are optional: they are imported where an
-evaluation asks for them.
+LPIPS needs PyTorch, and FVD needs a downloaded network. Both are optional, so this module imports their
+packages only for an evaluation that asks for them.
 """
 
 import os
@@ -18,12 +18,11 @@ from tools import UserError
 class LPIPS:
     """Learned perceptual distance between frames (Zhang et al. 2018), by the `lpips` package.
 
-    0 for equal frames; lower is better. Needs PyTorch; runs on its GPU if it sees one.
+    Equal frames have distance 0; lower is better. PyTorch uses its GPU if it finds one.
 
     Args:
-        net: the backbone: "alex" (what video prediction papers report), "vgg" or "squeeze".
-        pretrained: False leaves the backbone at random weights, which need no download. Figures
-            from it mean nothing; it is for tests.
+        net: the backbone: "alex" (the one of video prediction papers), "vgg" or "squeeze".
+        pretrained: False leaves the backbone at random weights, for tests without a download.
         batch_size: frames compared at a time.
     """
 
@@ -47,14 +46,9 @@ class LPIPS:
         self._batch_size = batch_size
 
     def __call__(self, truth, prediction):
-        """Distance of every frame.
+        """The distance of every frame, float32 [...].
 
-        Args:
-            truth: [..., H, W, C], uint8 or float in [0, 1], C 1 or 3. Broadcasts against prediction.
-            prediction: [..., H, W, C], likewise.
-
-        Returns:
-            [...] float32.
+        truth, prediction: [..., H, W, C], uint8 or float in [0, 1], C 1 or 3. They broadcast.
         """
         truth, prediction = np.broadcast_arrays(truth, prediction)
         leading, frame = truth.shape[:-3], truth.shape[-3:]
@@ -95,15 +89,10 @@ class FVD:
         self._max_frames = max_frames
 
     def features(self, videos):
-        """Features of videos.
+        """The features of videos, float64 [N, D].
 
-        Args:
-            videos: [N, T, H, W, C], uint8 or float in [0, 1], C 1 or 3.
-
-        Returns:
-            [N, D] float64.
-
-        Raises UserError where the network cannot take so many frames.
+        videos: [N, T, H, W, C], uint8 or float in [0, 1], C 1 or 3.
+        Raises UserError if the network does not take videos of T frames.
         """
         features = []
         batch_size = max(1, self._max_frames // videos.shape[1])
@@ -117,14 +106,12 @@ class FVD:
         return np.concatenate(features)
 
     def __call__(self, features_a, features_b, num_frames):
-        """The distance, with what it was computed from; warns where that is too little.
+        """The distance, as a dict for summary.json: fvd, fvd_num_videos, fvd_num_frames, fvd_model.
 
-        Args:
-            features_a, features_b: [N, D], of the true and of the predicted videos.
-            num_frames: frames of each video.
+        It warns if there are few videos.
 
-        Returns:
-            A dict for summary.json: fvd, fvd_num_videos, fvd_num_frames, fvd_model.
+        features_a, features_b: [N, D], of the true and of the predicted videos.
+        num_frames: frames of each video.
         """
         num_videos = min(len(features_a), len(features_b))
         if num_videos < self.MIN_VIDEOS:
@@ -139,8 +126,7 @@ class FVD:
         """[N, T, H, W, C] -> [N, T, 224, 224, 3] in [-1, 1]."""
         videos = tf.convert_to_tensor(to_float(np.asarray(videos)))
         n, t, h, w, c = videos.shape
-        # TensorFlow 1's resize, which samples at other points than tf.image.resize: published
-        # figures come from it.
+        # Published figures come from TensorFlow 1's resize. tf.image.resize samples at other points.
         frames = tf.compat.v1.image.resize_bilinear(
             tf.reshape(videos, [n * t, h, w, c]), [self.SIZE, self.SIZE])
         frames = tf.repeat(frames, 3 // c, axis=-1)
@@ -184,17 +170,12 @@ def frechet_distance(features_a, features_b):
     """Fréchet distance of the Gaussians fitted to two sets of features.
 
     |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))  (Dowson & Landau 1982),
-    with sample covariances. With A and B the centred features over sqrt(N - 1), cov_a = A^T A and
-    cov_b = B^T B, so the eigenvalues of cov_a cov_b are the squared singular values of A B^T, and
-    the trace of its root is their sum. No root of a matrix is taken, and none has to be regular:
-    the result holds for fewer videos than features.
+    with sample covariances. Let A and B be the centred features over sqrt(N - 1). Then cov_a = A^T A and
+    cov_b = B^T B. The eigenvalues of cov_a cov_b are the squared singular values of A B^T, so the trace
+    of its root is the sum of these singular values. No covariance has to be regular, so there may be
+    fewer videos than features.
 
-    Args:
-        features_a: [N, D], N at least 2.
-        features_b: [M, D], M at least 2.
-
-    Returns:
-        A float, at least 0.
+    features_a, features_b: [N, D] and [M, D], N and M at least 2.
     """
     mean_a, a = _centred(features_a)
     mean_b, b = _centred(features_b)

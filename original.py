@@ -18,18 +18,18 @@ WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 
 
 def find(directory):
-    """The prefix of the release's checkpoint in model/ or model_<step>/; None where there is none."""
+    """The prefix of the release's checkpoint in a directory, or None."""
     prefix = os.path.join(directory, NAME)
     return prefix if os.path.exists(f"{prefix}.index") else None
 
 
 def is_release(prefix):
-    """Whether a checkpoint is one of the release's: ours have other names."""
+    """Whether a checkpoint has the name of the release's checkpoints, which ours never have."""
     return os.path.basename(prefix) == NAME
 
 
 def keep_config(run_dir):
-    """Copies the config.yml of a run of the release, which ours is about to replace."""
+    """Copies the config.yml of a run of the release, because ours is about to replace it."""
     path = os.path.join(run_dir, "config.yml")
     copy = os.path.join(run_dir, "config.release.yml")
     if find(os.path.join(run_dir, "model")) and os.path.exists(path) and not os.path.exists(copy):
@@ -42,11 +42,11 @@ def keep_config(run_dir):
 def restore(prefix, model):
     """Assigns every variable of a CWVAE from a checkpoint of the release. Returns its step.
 
-    The state of the optimizer is left out. Nothing is assigned unless all of it fits.
+    It does not read the state of the optimizer. It assigns nothing if any variable does not fit.
 
     Raises:
       ValueError: a variable is missing, has another shape, or is one that the model has no place for.
-      tf.errors.OpError, IndexError: the files are damaged, cut short.
+      tf.errors.OpError, IndexError: the files are damaged.
     """
     reader = tf.train.load_checkpoint(prefix)
     shapes = reader.get_variable_to_shape_map()
@@ -71,9 +71,9 @@ def restore(prefix, model):
 
 
 def layers(model):
-    """The layers of a CWVAE by their names in the release: each kind numbered in order of creation.
+    """The layers of a CWVAE by their names in the release, which number each kind of layer.
 
-    The hierarchy was made from the top level down, but for the GRU cells.
+    The release made dense layers from the top level down, and GRU cells from the bottom up.
     """
     dense = [layer for stack in model.encoder.denses for layer in stack]
     for cell in reversed(model.cells):
@@ -90,9 +90,9 @@ def layers(model):
 
 
 def _names(shapes):
-    """The names in a checkpoint by what is left of them without scopes, as "dense_3/kernel" or "step".
+    """The names in a checkpoint by their last parts, such as "dense_3/kernel" or "step".
 
-    shapes: the shape of each variable, by its name. The optimizer's are left out.
+    shapes: the shape of each variable, by its name. Those of the optimizer are left out.
     """
     names = {}
     for name in sorted(shapes):
@@ -102,8 +102,8 @@ def _names(shapes):
         elif last in WEIGHTS:
             key = "/".join([*scopes[-1:], last])
         elif shapes[name] == [] or any(scope in WEIGHTS for scope in scopes):
-            # This belongs to the optimizer: one of its own numbers, as beta1_power, or a slot of a
-            # variable, as dense_3/kernel/Adam. Any other name could be a layer that we lack.
+            # This belongs to the optimizer. It is a number such as beta1_power, or the slot of a
+            # variable, such as dense_3/kernel/Adam. Any other name could be a layer that we lack.
             continue
         else:
             key = name

@@ -19,15 +19,15 @@ from tensorboard.util import tensor_util
 
 from pixels import to_uint8
 
-# Okabe & Ito's colours, which the colour-blind tell apart (https://jfly.uni-koeln.de/color).
+# The colours of Okabe & Ito, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color).
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, PURPLE, SKY, BLACK = "#E69F00", "#CC79A7", "#56B4E9", "#000000"
 COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 CONTEXT_RGB, PREDICTED_RGB = (0, 114, 178), (213, 94, 0)  # BLUE, VERMILLION
 
-FPS = 12.5  # GIFs count in hundredths of a second: 8 a frame
+FPS = 12.5  # A GIF gives durations in hundredths of a second: a frame takes 8.
 GAP = 128  # the grey between pictures
-PALETTE_FRAMES = 16  # of a GIF, which its colours are taken from
+PALETTE_FRAMES = 16  # The colours of a GIF come from so many of its frames.
 
 
 def to_image(pixels):
@@ -44,7 +44,7 @@ def save_grid(path, video, columns=50):
 
 
 def frame_grid(video, columns):
-    """[T, H, W, C] -> [rows H, columns W, C]; the last row is filled up with black frames."""
+    """[T, H, W, C] -> [rows H, columns W, C]. Black frames fill the last row up."""
     frames, height, width, channels = video.shape
     columns = min(columns, frames)
     rows = -(-frames // columns)
@@ -59,8 +59,8 @@ def frame_grid(video, columns):
 def encode_gif(frames, fps=FPS):
     """The bytes of a GIF that loops for ever, from frames [T, H, W, C].
 
-    Grey frames keep all their 256 greys, grey frames within coloured borders 254 of them. All frames of
-    a colour video share 256 colours.
+    Grey frames keep all 256 greys, or 254 greys if they have coloured borders. All frames of a colour
+    video share 256 colours.
     """
     frames = to_uint8(frames)
     if frames.shape[-1] == 1:
@@ -73,7 +73,7 @@ def encode_gif(frames, fps=FPS):
 
 
 def _grey_within_borders(frames):
-    """Images that share a palette of greys and the borders' colours; None where others are needed."""
+    """Images that share a palette of greys and border colours; None if they have other colours."""
     greys = np.rint(np.linspace(0, 255, 254)).astype(np.uint8)
     palette = np.concatenate([greys.repeat(3), CONTEXT_RGB, PREDICTED_RGB]).astype(np.uint8).tobytes()
     nearest = np.rint(np.arange(256) * 253 / 255).astype(np.uint8)
@@ -92,12 +92,12 @@ def _grey_within_borders(frames):
 
 
 def _of_one_palette(frames):
-    """Images that share the best 254 colours of some of the frames, and those of the borders."""
+    """Images that share a palette: the best 254 colours of some frames, and the colours of borders."""
     some = frames[np.linspace(0, len(frames) - 1, PALETTE_FRAMES).astype(int)]
     some = Image.fromarray(some[:, ::2, ::2].reshape(-1, some.shape[2] - some.shape[2] // 2, 3))
     best = some.quantize(254, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     palette = np.array([*np.reshape(best.getpalette(), [-1, 3]), CONTEXT_RGB, PREDICTED_RGB], np.uint8)
-    # The nearest of them to the middle of each cube of 8 x 8 x 8 colours: a table instead of a search.
+    # A table holds the nearest colour of each cube of 8 x 8 x 8 colours, which saves searches.
     middles = np.stack(np.meshgrid(*[np.arange(4, 256, 8)] * 3, indexing="ij"), -1)
     nearest = scipy.spatial.cKDTree(palette).query(middles)[1].astype(np.uint8)
     for index, color in [(-2, CONTEXT_RGB), (-1, PREDICTED_RGB)]:
@@ -119,7 +119,7 @@ def save_gif(path, frames, fps=FPS):
 def gif_summary(tag, frames, fps=FPS):
     """Frames [T, H, W, C] as a Summary that TensorBoard shows as an animated image."""
     height, width = frames.shape[1:3]
-    # TensorBoard shows the bytes of an image summary as they are, whatever their format.
+    # TensorBoard passes the bytes of an image on to the browser, which can show a GIF.
     image = [str(width).encode(), str(height).encode(), encode_gif(frames, fps)]
     metadata = create_summary_metadata(display_name=None, description=None)
     return Summary(value=[Summary.Value(
@@ -148,7 +148,7 @@ def prediction_gif_frames(truth, prediction, context, scale=2, border=3):
 
     Args:
         truth: [T, H, W, C], the context and what follows.
-        prediction: [T - context, H, W, C]. In the context its side shows what the model sees.
+        prediction: [T - context, H, W, C]. In the context its side shows the observed frames.
         context: number of frames observed.
         scale: each pixel becomes scale x scale.
         border: width of the border, in pixels.
@@ -166,11 +166,11 @@ def prediction_gif_frames(truth, prediction, context, scale=2, border=3):
 
 
 def comparison_gif_frames(rows, first, separator=2):
-    """Videos of the same scenes, a labelled row for each source; below them the frame's number.
+    """Videos of the same scenes in a labelled row for each source, and the frame's number below them.
 
     Args:
-        rows: pairs of a label and a list of videos [T, H, W, C], as many in each row.
-        first: the number of their first frame.
+        rows: pairs of a label and a list of videos [T, H, W, C]. All lists have the same length.
+        first: the number of the first frame.
 
     Returns:
         [T, H', W', C] uint8.
@@ -221,14 +221,14 @@ STYLE = {
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.9", "grid.linewidth": 0.6,
     "legend.frameon": False, "lines.linewidth": 1.5, "savefig.dpi": 200, "savefig.bbox": "tight",
-    "pdf.fonttype": 42,  # letters stay letters, as journals ask
+    "pdf.fonttype": 42,  # Letters stay text in a PDF, which journals require.
 }
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 def look(index):
-    """Colour, line and marker of a curve: any one of them tells few curves apart."""
+    """Colour, line and marker of a curve. Together they tell many curves apart."""
     return dict(color=COLORS[index % len(COLORS)], linestyle=LINES[index % len(LINES)],
                 marker=MARKERS[index % len(MARKERS)], markersize=3.5, linewidth=1.3)
 
@@ -238,7 +238,7 @@ TRIVIAL_LINE = dict(color="0.45", linestyle=(0, (4, 2)), linewidth=1.1, label="b
 
 @contextlib.contextmanager
 def saved_figure(stem, size):
-    """A figure to draw into, in the context, with letters of 8 points; then `stem`.png and `stem`.pdf.
+    """Yields a figure with letters of 8 points, and then saves it as `stem`.png and `stem`.pdf.
 
     size: width and height in inches.
     """
@@ -274,12 +274,12 @@ def save_range_plot(path, label, mean, low, high, context, trivial):
 def save_contact_sheet(path, examples, context, columns=12):
     """Writes examples of predictions as rows of evenly spaced frames.
 
-    Above each column stands its frame's number; a line marks the end of the context.
+    The number of its frame stands above each column; a line marks the end of the context.
 
     Args:
         path: of the picture.
-        examples: a list, for each example a dict from a row's label to its video: [T, H, W, C]
-            with the context (ground truth), or [T - context, H, W, C] without (samples).
+        examples: for each example a dict from a row's label to its video: [T, H, W, C] with the context
+            (ground truth), or [T - context, H, W, C] without it (samples).
         context: number of frames observed.
         columns: frames shown of each video.
     """
@@ -295,24 +295,30 @@ def save_contact_sheet(path, examples, context, columns=12):
             top += height + gap
         rows.append(np.full((2 * gap, rows[-1].shape[1], 3), 255, np.uint8))
         top += 2 * gap
-    sheet = np.concatenate(rows[:-2])
+    # The line is in the gap before the first predicted column.
+    end = np.searchsorted(shown, context) * (width + gap) - gap / 2 - 0.5
+    centres = np.arange(len(shown)) * (width + gap) + width / 2
+    _draw_sheet(path, np.concatenate(rows[:-2]), labels, (centres, shown + 1),
+                (end, f"context ends after frame {context}"))
 
+
+def _draw_sheet(path, sheet, row_labels, ticks, line):
+    """Draws an image [H, W, 3] with (place, label) of each row, column ticks, and a labelled line."""
     with matplotlib.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
-        # Twice as many dots as pixels each way: nothing is resampled.
+        # Each pixel becomes 2 x 2 dots, so that nothing is resampled.
         size = 2 * np.array(sheet.shape[1::-1]) / matplotlib.rcParams["savefig.dpi"]
         figure = Figure(figsize=size)
         axes = figure.add_axes([0, 0, 1, 1])
         axes.imshow(sheet, interpolation="none")
-        axes.set_yticks(*zip(*labels, strict=True))
-        axes.set_xticks(np.arange(len(shown)) * (width + gap) + width / 2, shown + 1)
+        axes.set_yticks(*zip(*row_labels, strict=True))
+        axes.set_xticks(*ticks)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        # In the gap before the first predicted column.
-        end = np.searchsorted(shown, context) * (width + gap) - gap / 2 - 0.5
+        end, label = line
         axes.axvline(end, color=VERMILLION, linewidth=1.2)
-        axes.annotate(f"context ends after frame {context}", (end, 0), (3, -3), color=VERMILLION,
-                      xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
+        axes.annotate(label, (end, 0), (3, -3), color=VERMILLION, xycoords=("data", "axes fraction"),
+                      textcoords="offset points", va="top")
         figure.savefig(path)
 
 

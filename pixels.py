@@ -1,7 +1,7 @@
-"""Pixels: as whole numbers and as fractions, and how near predicted ones are to the true ones.
+"""Pixels: whole numbers or fractions, and how near predicted pixels are to the true ones.
 
-All of it is TensorFlow that works inside a graph and outside. XLA fuses each measure into a few passes
-over memory: compiled, SSIM is 7 times as fast on a CPU, PSNR 20 times.
+All functions work inside and outside of a graph. XLA fuses each measure into a few passes over memory:
+on a CPU it makes SSIM 7 times as fast, and PSNR 20 times.
 """
 
 import numpy as np
@@ -12,14 +12,14 @@ MAX_PSNR = 100.0  # dB
 
 
 def to_float(video):
-    """uint8 video to float32 in [0, 1]; float video as it is."""
+    """uint8 video as float32 in [0, 1]; float video stays as it is."""
     return tf.cast(video, tf.float32) / 255 if video.dtype == np.uint8 else video
 
 
 def to_uint8(video):
-    """Pixels in [0, 1] as whole numbers from 0 to 255, those outside cut off; uint8 stays as it is.
+    """Pixels in [0, 1] as whole numbers from 0 to 255; uint8 stays as it is.
 
-    A NumPy array gives a NumPy array.
+    Pixels outside of [0, 1] are clipped. A NumPy array gives a NumPy array.
     """
     if video.dtype == np.uint8:
         return video
@@ -30,15 +30,15 @@ def to_uint8(video):
 def psnr(truth, prediction, data_range=1.0, per_channel=False):
     """Peak signal-to-noise ratio of every frame, 10 log10(data_range^2 / mse), in dB.
 
-    Two equal frames have an infinite ratio, which would make any mean infinite: ratios are cut off
-    at 100 dB. Two 8-bit frames of 64x64 pixels that differ at all are below 90 dB, so the cut-off
-    touches equal frames only; everywhere else this is scikit-image's peak_signal_noise_ratio.
+    Ratios are cut off at 100 dB, because two equal frames would make any mean infinite. Two 8-bit frames
+    of 64x64 pixels that differ at all stay below 90 dB, so the cut-off touches only equal frames. For
+    all others this equals scikit-image's peak_signal_noise_ratio.
 
     Args:
         truth: [..., H, W, C], in [0, data_range]. Broadcasts against prediction.
         prediction: [..., H, W, C], C known in advance.
         data_range: a Python number, the distance between the least and the greatest pixel value.
-        per_channel: take each channel's ratio by itself, and the mean of these over the channels.
+        per_channel: take the ratio of each channel, and then the mean over channels.
 
     Returns:
         [...] float32.
@@ -53,11 +53,11 @@ def psnr(truth, prediction, data_range=1.0, per_channel=False):
 def ssim(truth, prediction, data_range=1.0):
     """Structural similarity of every frame (Wang et al. 2004), as scikit-image computes it.
 
-    The defaults of skimage.metrics.structural_similarity: a uniform 7x7 window, the sample
-    covariance (n - 1), K1 = 0.01, K2 = 0.03, the mean over the windows that lie inside the frame
-    and over the channels. Computed in float64: the variance of a flat window is the difference of
-    two nearly equal numbers, whose float32 rounding is not small beside (K2 data_range)^2.
-    Takes about 100 kB of memory a frame of 64x64x1 while it runs.
+    This follows the defaults of skimage.metrics.structural_similarity: a uniform 7x7 window, the sample
+    covariance (n - 1), K1 = 0.01, K2 = 0.03, and the mean over channels and over the windows inside the
+    frame. It computes in float64, because the variance of a flat window is the difference of two nearly
+    equal numbers, and float32's rounding of these is not small beside (K2 data_range)^2. A frame of
+    64x64x1 takes about 100 kB of memory.
 
     Args:
         truth: [..., H, W, C]. Broadcasts against prediction: give [B, 1, T, H, W, C] for samples

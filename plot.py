@@ -1,8 +1,8 @@
 """Compares runs in one figure: python3 plot.py logs/moving_digits/* --out comparison.pdf
 
-Of a run directory it shows the training curves and the newest evaluation, of an eval_<date_time>/
-that evaluation. Runs that differ in the seed alone are one curve, with intervals over seeds and
-examples. The means, with 95% intervals, are printed as a Markdown table and written beside the figure.
+A run directory gives its training curves and its newest evaluation, and an eval_<date_time>/ gives that
+evaluation. Runs that differ in the seed alone become one curve, with intervals over seeds and examples.
+plot.py also prints a Markdown table of means with 95% intervals, and writes it beside the figure.
 """
 
 import tools
@@ -15,28 +15,30 @@ def parse_flags():
     parser.add_argument("dirs", nargs="+", metavar="RUN_OR_EVAL_DIR",
                         help="run directories, or evaluations (eval_<date_time>/) in them")
     parser.add_argument("--labels", nargs="+", metavar="LABEL",
-                        help="one per curve (default: the settings that differ); runs that differ in "
-                             "the seed alone are one curve")
+                        help="one for each curve (default: the settings that differ); runs that "
+                             "differ in the seed alone are one curve")
     parser.add_argument("--best", action="store_true",
                         help="draw the best sample of each example (default: the mean over samples)")
     parser.add_argument("--spans", nargs="+", metavar="FIRST-LAST", type=span, default=[],
-                        help="also give each metric's mean over these predicted frames, such as "
-                             "1-16 297-304, in the table")
+                        help="add means over these predicted frames to the table, such as 1-16 "
+                             "297-304")
     parser.add_argument("--together", action="store_true",
-                        help="draw into one panel what is not comparable, too: other data, contexts "
-                             "or conventions of a metric (default: a row of panels for each)")
+                        help="draw all results into one panel, even if their data, contexts or "
+                             "conventions differ (default: a row of panels for each)")
     parser.add_argument("--animation", metavar="FILE.gif",
-                        help="also write the truth above each curve's first prediction, moving")
+                        help="also write an animation: the truth above the first prediction of each "
+                             "curve")
     parser.add_argument("--examples", nargs="+", type=whole_number("examples", 0), metavar="N",
-                        help="which test videos the animation shows, from 0 on (default: the first 6)")
+                        help="numbers of the test videos in the animation (default: 0 to 5)")
     parser.add_argument("--frames", type=whole_number("frames", 1), metavar="N",
-                        help="predicted frames that the animation shows (default: all)")
-    parser.add_argument("--out", required=True, metavar="FIGURE", help="such as comparison.pdf or .png")
+                        help="how many predicted frames the animation shows (default: all)")
+    parser.add_argument("--out", required=True, metavar="FIGURE",
+                        help="the figure to write, such as comparison.pdf")
     return parser.parse_args()
 
 
 def span(text):
-    """The first and the last of some predicted frames: "1-16" to (1, 16)."""
+    """Reads the numbers of a first and a last frame: "1-16" gives (1, 16)."""
     first, last = map(int, text.split("-"))
     if not 1 <= first <= last:
         raise ValueError
@@ -44,7 +46,7 @@ def span(text):
 
 
 if __name__ == "__main__":
-    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    # A wrong flag ends the script here, because importing TensorFlow takes seconds.
     tools.run_script(parse_flags)
 
 import startup  # noqa: F401
@@ -66,7 +68,7 @@ from intervals import defined_mean, interval
 from metrics import METRICS
 from pictures import look
 
-# What the axes call the terms of the loss; others are called by their names.
+# The labels of axes. A term that is not here is labelled by its name.
 LOSSES = {"total_loss": "Loss", "nll_term": "Negative log-likelihood\n", "kl_term": "KL"}
 PANELS = 3  # a row
 ANIMATION_FPS = 20
@@ -106,10 +108,10 @@ def main():
 
 
 def animated(curves, labels, examples, frames):
-    """The frames of an animation: the truth, and what each curve's first result predicts of it.
+    """The frames of an animation: the truth above the prediction of each curve's first result.
 
-    Raises UserError where an evaluation lacks one of the examples, or the curves are not of the same
-    videos and context.
+    Raises UserError if an evaluation lacks one of the examples, or if the curves have different videos
+    or contexts.
     """
     shapes = [values.shape for curve in curves for values in curve.scores.values()]
     frames = min([length for *_, length in shapes] + [frames or sys.maxsize])
@@ -128,7 +130,7 @@ def animated(curves, labels, examples, frames):
         if curve.evaluation is None:
             raise UserError(f"animation: {curve.path} has no evaluation")
         if data_of(curve) != data_of(curves[0]) or curve.context != curves[0].context:
-            raise UserError(f"animation: {curve.path} is of other videos, or of another context, than "
+            raise UserError(f"animation: {curve.path} has other videos or another context than "
                             f"{curves[0].path}")
     rows = [("truth", list(videos(curves[0], "sample{}_gt/gt_pred.npz"))),
             *((label, list(videos(curve, "sample{}/random_sample_1.npz")))
@@ -140,16 +142,16 @@ def animated(curves, labels, examples, frames):
 
 
 def save_comparison(file, suffix, curves, labels, best, together):
-    """Draws the metrics over time in rows of panels, the training curves in another.
+    """Draws the metrics over time in rows of panels, and the training curves in further rows.
 
-    Curves of other data, contexts or conventions of a metric have rows of their own, unless they are to
-    be drawn together: the panel then says so.
+    Curves whose data, context or convention of a metric differs get rows of their own. If `together`,
+    they share a panel, and its title says that they do not compare.
     """
     rows = metric_rows(curves, together)
     losses = terms(curves)
     rows += [[(name, None) for name in losses[i:i + PANELS]] for i in range(0, len(losses), PANELS)]
     with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
-        # As wide as the text of a page.
+        # 7 inches is the width of text on a page.
         figure = Figure(figsize=(7, 2.3 * len(rows) + 0.3), layout="constrained")
         parts = np.atleast_1d(figure.subfigures(len(rows), 1))
         for part, panels in zip(parts, rows, strict=True):
@@ -171,7 +173,7 @@ def save_comparison(file, suffix, curves, labels, best, together):
 
 
 def terms(curves):
-    """The names of the loss and of its terms, as far as the runs have logged any."""
+    """The names of the loss and of its terms that the runs have logged."""
     logged = {name: None for curve in curves for result in curve.results for line in result.training
               for name in line if name.endswith("_term")}
     trained = any(curve.training for curve in curves)
@@ -192,7 +194,7 @@ def metric_rows(curves, together, panels=PANELS):
 
 
 def legend_columns(labels):
-    """As many columns as fit 7 inches of 8 point letters."""
+    """How many columns fit into 7 inches with letters of 8 points."""
     return max(1, min(len(labels), 110 // (max(map(len, labels)) + 8)))
 
 
@@ -206,7 +208,7 @@ def draw_metric(axes, name, curves, shown, best):
         low, high = interval(values, limits=metric.limits)
         drawn = look(index)
         axes.fill_between(frames, low, high, color=drawn["color"], alpha=0.15, linewidth=0)
-        # Few markers, and none upon another's.
+        # Markers of two curves do not cover each other.
         axes.plot(frames, defined_mean(values, (0, 1)),
                   markevery=marked(len(frames), index, len(curves)), **drawn)
         if curve.trivial.get(name):
@@ -227,7 +229,7 @@ def draw_metric(axes, name, curves, shown, best):
 
 
 def differences(curves, name):
-    """In what curves of a metric differ that makes them no comparison, in words; "" for nothing."""
+    """Says why curves of a metric do not compare: other data, context or convention; "" if they do."""
     if len(comparable(curves, name)) < 2:
         return ""
     words = {
@@ -241,13 +243,13 @@ def differences(curves, name):
 
 
 def marked(points, index, results, count=5):
-    """Which of a curve's points get a marker: `count` of them, where no other curve has its own."""
+    """The points of a curve that get one of `count` markers, where no other curve has a marker."""
     step = max(1, points // count)
     return slice(index * step // results, None, step)
 
 
 def draw_training(axes, name, curves):
-    """A loss over the steps: that of validation, and lightly that of training; of seeds their mean."""
+    """Draws a loss over the steps, the mean over seeds: of validation, and lightly of training."""
     late = []
     for index, curve in enumerate(curves):
         for split, light in (("train", dict(alpha=0.35, linewidth=0.8, marker="")), ("val", {})):
@@ -258,7 +260,7 @@ def draw_training(axes, name, curves):
                                   linewidth=0)
             axes.plot(steps, values.mean(0), **drawn)
             late.extend(values[:, steps >= 0.05 * steps.max(initial=0)].flat)
-    # The first steps lose so much more than all others that these would be one flat line.
+    # The loss of the first steps is so large that the rest would look like a flat line.
     if np.isfinite(late).any():
         low, high = np.nanmin(late), np.nanmax(late)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -267,7 +269,7 @@ def draw_training(axes, name, curves):
 
 
 def training_curve(curve, split, name):
-    """The steps that all runs of a curve have logged, and a scalar at these: [R, steps]."""
+    """The steps that all runs of a curve have logged, and the values of a scalar there: [R, steps]."""
     logged = [{line["step"]: float(line[name]) for line in result.training
                if line["split"] == split and name in line}
               for result in curve.results]

@@ -1,4 +1,4 @@
-"""Open-loop prediction of test videos, many samples of each, and the scores of every frame."""
+"""Predicts test videos open-loop, with many samples of each, and scores every frame."""
 
 import functools
 import itertools
@@ -13,16 +13,16 @@ import tools
 from cells import fold_in
 from pixels import to_float, to_uint8
 
-DECODED_AT_ONCE = 1000  # frames: bounds the memory of decoding, whatever the samples and their length
+DECODED_AT_ONCE = 1000  # frames; bounds the memory of decoding
 
 
 class Predictor:
-    """Predicts videos open-loop, all samples of one from one encoding of its context.
+    """Predicts videos open-loop. It encodes the context of a video once for all samples.
 
-    Every random number is a function of (seed, number of the video, sample), whatever the batch.
+    Every random number is a function of (seed, number of the video, sample). Batches change nothing.
 
     Args:
-      scored: the metrics.Metric records that are reported; by default all that need nothing else.
+      scored: the metrics.Metric records to compute; by default all that need only pixels.
       mean_frame: of the training data, [S, S, C], for the trivial predictor of that name; or None.
     """
 
@@ -31,7 +31,7 @@ class Predictor:
         self.config, self.model, self.num_samples, self.seed = config, model, num_samples, seed
         self._scored = metrics.chosen() if scored is None else scored
         compiled = dict(jit_compile=startup.use_xla(config))
-        # On a CPU, XLA slows down convolutions alone; the rest is three times as fast with it.
+        # On a CPU, XLA slows down only convolutions, and makes the rest three times as fast.
         without_convolutions = dict(jit_compile=bool(config.jit))
         self._compare = tf.function(self._frames_and_scores, **without_convolutions)
         self._observe = functools.cache(lambda use_obs: tf.function(
@@ -45,9 +45,9 @@ class Predictor:
     def predict(self, batch, first):
         """Predicts a batch of videos, the first of which is number `first` of the test set.
 
-        Returns: uint8 [B, S, F, 64, 64, C], the F frames after the context, and a dict of every metric
-        of every frame: [B, S, F], or [B, ctx] for those of the context itself.
-        Raises UserError where a prediction is not finite.
+        Returns: uint8 [B, S, F, H, W, C], the F frames after the context, and a dict of the metrics of
+        every frame: [B, S, F], or [B, ctx] for those of the context itself.
+        Raises UserError if a prediction is not finite.
         """
         context = self.observe(batch, first)
         frames, scores = self.decode(
@@ -58,7 +58,7 @@ class Predictor:
         return frames, scores
 
     def observe(self, batch, first, use_obs=None):
-        """The Context of each video. use_obs: which levels observe, by default as the config says."""
+        """The Context of each video. use_obs: which levels observe, by default those of the config."""
         context = self.config.open_loop_ctx
         actions = batch["actions"][:, :context] if "actions" in batch else None
         noise = noise_of_videos(self.model, self.seeds(len(batch["video"]), first), 0, 1, context)
@@ -80,12 +80,12 @@ class Predictor:
         return tf.reshape(imagined, [size, samples, frames, -1])
 
     def decode(self, states, batch, frames, first):
-        """Decodes states [B, S, F, Z + H] in pieces, and compares them with the true frames.
+        """Decodes states [B, S, F, Z + H] in pieces, and compares the frames with the true ones.
 
-        frames: the slice of the batch's frames that the states are of.
+        frames: the slice of the batch's frames that the states belong to.
 
-        Returns: frames, uint8 [B, S, F, 64, 64, C], and a dict of their metrics, [B, S, F] each.
-        Raises UserError where a frame is not finite.
+        Returns: frames, uint8 [B, S, F, H, W, C], and a dict of their metrics, [B, S, F] each.
+        Raises UserError if a frame is not finite.
         """
         decoded, scores, finite = self._in_pieces(
             lambda piece, *truth: self._decode_and_compare(states[:, :, piece], *truth),
@@ -95,7 +95,7 @@ class Predictor:
         return decoded, scores | self._eight_bit_scores(decoded, batch, frames)
 
     def trivial(self, batch):
-        """The metrics of the trivial predictors: a dict of [B, F], by names as "psnr_last_frame"."""
+        """The metrics of the trivial predictors: [B, F] by names such as "psnr_last_frame"."""
         found = metrics.trivial_predictions(batch["video"][:, self.in_context], self._mean_frame)
         predicted = tf.stack(list(found.values()), 1)[:, :, None]  # [B, predictors, 1, S, S, C]
         _, scores, _ = self._in_pieces(
@@ -106,16 +106,17 @@ class Predictor:
                 for i, predictor in enumerate(found)}
 
     def _in_pieces(self, compare, batch, frames, predictions):
-        """Joins what `compare` returns for pieces of the slice `frames`, of so many predictions a video.
+        """Joins the results of `compare` for pieces of the slice `frames`.
 
-        compare: from a slice within `frames`, and the video and the Factors in it, to what
-            _frames_and_scores returns.
+        compare: maps a slice within `frames`, and the video and the Factors in it, to the results of
+            _frames_and_scores.
+        predictions: how many there are of each video.
         """
         found, length = [], frames.stop - frames.start
         at_most = max(1, DECODED_AT_ONCE // (len(batch["video"]) * predictions))
         size = -(-length // -(-length // at_most))
         for first in range(0, length, size):
-            start = min(first, length - size)  # So that all pieces are of one size, compiled once.
+            start = min(first, length - size)  # All pieces have one size, so one graph does for all.
             absolute = slice(frames.start + start, frames.start + start + size)
             piece = compare(slice(start, start + size), batch["video"][:, absolute],
                             self._factors(batch, absolute))
@@ -133,9 +134,9 @@ class Predictor:
                 for metric in self._scored if metric.pixels == "8-bit"}
 
     def _frames_and_scores(self, decoded, video, factors):
-        """Frames [B, S, F, 64, 64, C] as uint8, a dict of their scores, and which are finite, [B, S, F].
+        """Frames [B, S, F, H, W, C] as uint8, a dict of their scores, and which are finite, [B, S, F].
 
-        decoded: [B, S, F, 64, 64, C]. video, factors: the true frames [B, F, 64, 64, C], their Factors.
+        decoded: [B, S, F, H, W, C]. video, factors: the true frames [B, F, H, W, C] and their Factors.
         """
         truth = to_float(video)[:, None]
         given = {"clipped": tf.clip_by_value(decoded, 0.0, 1.0), "unclipped": decoded}
@@ -150,12 +151,12 @@ class Predictor:
 
 
 def factors_of(batch):
-    """The names of the factors that the data has: all that a batch holds beside its video."""
+    """The names of the factors in a batch: all but the video and the actions."""
     return [name for name in batch if name not in ("video", "actions")]
 
 
 def even_batches(total, at_most):
-    """Yields (first, size) of batches as equal as can be: a graph is compiled for every size."""
+    """Yields (first, size) of batches of nearly equal size, since every size compiles a graph."""
     count = -(-total // max(1, at_most))
     bounds = [total * number // count for number in range(count + 1)]
     for first, end in itertools.pairwise(bounds):
@@ -163,7 +164,7 @@ def even_batches(total, at_most):
 
 
 def with_progress(total, at_most):
-    """Yields even_batches of videos, and draws a progress bar meanwhile."""
+    """Yields even_batches of videos, and draws a progress bar."""
     with tqdm.tqdm(total=total, unit="video", dynamic_ncols=True) as bar:
         for first, size in even_batches(total, at_most):
             yield first, size
@@ -171,12 +172,12 @@ def with_progress(total, at_most):
 
 
 def noise_of_videos(model, seeds, purpose, samples, frames):
-    """The noise of samples of several videos, per level [B S, N_l, Z]: each video has its own seed."""
+    """The noise of the samples of several videos, each with its own seed: per level [B S, N_l, Z]."""
     noise = [model.noise(fold_in(seed, purpose), samples, frames) for seed in seeds]
     return [tf.concat(level, 0) for level in zip(*noise, strict=True)]
 
 
 def not_finite(what):
-    """The error of a model whose predictions are no numbers."""
+    """The error of a model whose predictions are NaN or infinite."""
     return tools.UserError(f"the predictions of {what} are not finite: the model has diverged; "
                            f"an earlier checkpoint (--model-dir .../model_<step>) may not have")

@@ -1,8 +1,8 @@
-"""A linear probe: how much of a video's known factors can be read off features by a linear map.
+"""A linear probe: how well a linear map reads the known factors of a video off features.
 
-A factor of whole numbers is a class, and what counts is the share of frames in which the largest output
-is the right one. A factor of real numbers counts by the share of its variance that is explained, R². An
-angle in degrees is read as its sine and cosine.
+The score of a whole-number factor, a class, is the share of frames whose largest output is the right
+one. The score of a real factor is the explained share of its variance, R². An angle in degrees becomes
+its sine and its cosine.
 """
 
 import os
@@ -17,12 +17,12 @@ from tables import estimate_text, markdown
 from video_model import VideoModel
 
 ANGLES = ("heading",)
-RIDGES = 10.0 ** np.arange(-4, 5)  # times the features' mean square
-POOLED = 16  # pixels a side, of frames as features
+RIDGES = 10.0 ** np.arange(-4, 5)  # penalties, for features of variance 1
+POOLED = 16  # The frames that serve as features have so many pixels a side.
 
 
 def analyze(config, model, data, flags, settings, out):
-    """Probes each level's states and the pixels for every factor of the test videos: figure, table."""
+    """Probes the states of each level, and the pixels, for every factor. Writes a figure and a table."""
     features, factors = collect(config, model, data, flags)
     parts = thirds(flags.num_examples, flags.seed)
     results, scores = [], {}
@@ -44,7 +44,7 @@ def analyze(config, model, data, flags, settings, out):
 
 
 def collect(config, model, data, flags):
-    """The features of every frame, [V, T, D] by the words of tables, and the factors, [V, T, ...]."""
+    """The features of every frame, [V, T, D], and the factors, [V, T, ...], by their names in tables."""
     wanted = factors_of(data.batch(0, 1))
     if not wanted:
         raise tools.UserError(f"dataset: {config.dataset} declares no factors; a probe needs some, as "
@@ -56,7 +56,7 @@ def collect(config, model, data, flags):
     encoder = VideoModel(config, model)
     for first, size in with_progress(flags.num_examples, flags.batch_size):
         batch, actions = data.batch(first, size), None
-        if "actions" in batch:  # A batch has an action at the frame it led to, one row later.
+        if "actions" in batch:  # A batch has each action one row later, at the frame that it led to.
             actions = np.roll(batch["actions"], -1, 1)
         frames = batch["video"].shape[1]
         for level, (states, stride) in enumerate(zip(
@@ -76,15 +76,15 @@ def table(results, features, config, parts):
         lines.append([row["factor"], row["measure"],
                       *(estimate_text(row[name], 3) for name in features), f"{row['chance']:.3f}"])
     return (f"{markdown(lines)}\n"
-            f"Linear maps fitted to the posterior's states at every frame of {len(parts[0])} videos, "
-            f"chosen by {len(parts[1])}, tested on {len(parts[2])} others; in brackets the 95% interval "
-            f"over the tested videos. Level 0 is at the bottom; the levels tick every "
-            f"{', '.join(map(str, config.strides))} frames. Pixels are averaged down to {POOLED} x "
-            f"{POOLED}. Chance is the commonest class, or the mean.\n")
+            f"Linear maps from the posterior's states at every frame, fitted to {len(parts[0])} videos. "
+            f"{len(parts[1])} others chose the penalty, and {len(parts[2])} others tested the maps; in "
+            f"brackets the 95% interval over the tested videos. Level 0 is at the bottom; the levels "
+            f"tick every {', '.join(map(str, config.strides))} frames. Pixels are averaged down to "
+            f"{POOLED} x {POOLED}. Chance is the commonest class, or the mean.\n")
 
 
 def save_figure(stem, results, names):
-    """Draws a group of bars for every factor, a bar for the states of each level and for the pixels."""
+    """Draws a group of bars for every factor: one for the states of each level, and one for pixels."""
     with pictures.saved_figure(stem, (7, 2.6)) as figure:
         axes = figure.add_subplot()
         width = 0.8 / len(names)
@@ -113,9 +113,9 @@ def pooled_pixels(video):
 
 
 def columns(factors):
-    """The numbers that make up factors: a dict of arrays [V, T] by the words of tables.
+    """Splits factors into single numbers: a dict of arrays [V, T] by their names in tables.
 
-    factors: a dict of arrays [V, T, ...]. Whole numbers stay whole; below 0 they are unknown.
+    factors: a dict of arrays [V, T, ...]. A whole number below 0 means unknown.
     """
     found = {}
     for name, values in factors.items():
@@ -130,19 +130,16 @@ def columns(factors):
 
 
 def score(features, values, fitted, chosen, tested):
-    """How well a linear map that was fitted to some videos reads values off features of others.
+    """How well a linear map that was fitted to some videos reads values off the features of others.
 
-    The ridge penalty is the one that is best on the videos `chosen`; then all of `fitted` and `chosen`
-    are fitted.
+    The videos `chosen` choose the ridge penalty. The final map is fitted to `fitted` and `chosen`.
 
     Args:
         features: [V, T, D].
-        values: [V, T], whole numbers or real ones.
-        fitted, chosen, tested: whole numbers, the videos of each part.
+        values: [V, T], whole numbers or real numbers.
+        fitted, chosen, tested: the numbers of the videos in each part.
 
-    Returns:
-        [tested]: of each tested video the share of frames that are right, or the share that is explained
-        of the variance of all tested frames. NaN for a video whose values are all unknown.
+    Returns: the score of each tested video; NaN if all of its values are unknown.
     """
     classes = values.dtype.kind in "iub"
     known = values >= 0 if classes else np.ones(values.shape, bool)
@@ -176,7 +173,7 @@ def score(features, values, fitted, chosen, tested):
 
 
 def chance(values, fitted, tested):
-    """The score without features: that of the commonest class, and 0 for the mean of real numbers."""
+    """The score without features: of the commonest class, or 0 for the mean of real numbers."""
     if values.dtype.kind not in "iub":
         return 0.0
     names, counts = np.unique(values[fitted][values[fitted] >= 0], return_counts=True)
@@ -185,7 +182,7 @@ def chance(values, fitted, tested):
 
 
 def _fits(features, wanted, ridges):
-    """Linear maps from [N, D] to [N, K] by ridge regression, one a penalty, as _apply takes them."""
+    """Linear maps from [N, D] to [N, K] by ridge regression, one for each penalty. See _apply."""
     mean, scale = features.mean(0), features.std(0) + 1e-8
     scaled, middle = (features - mean) / scale, wanted.mean(0)
     eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
@@ -200,6 +197,6 @@ def _apply(weights, features):
 
 
 def thirds(videos, seed):
-    """Numbers of videos to fit, to choose by, and to test on: a third, a sixth, a half of them."""
+    """Splits the videos into parts to fit (a third), to choose (a sixth) and to test (half of them)."""
     order = np.random.default_rng(seed).permutation(videos)
     return np.split(order, [max(1, videos // 3), max(2, videos // 2)])

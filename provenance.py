@@ -1,4 +1,4 @@
-"""Which code a run was started with: code.json in its run directory, an entry for each start."""
+"""Records the code of a run: code.json in its run directory has an entry for each start."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ PACKAGES = ("tensorflow", "keras", "numpy")
 def note_start(run_dir, goes_on, say=print):
     """Adds an entry to a run's code.json.
 
-    goes_on: whether the run has taken steps before; then a line says which files of the model differ
-    from those of the start before.
-    Raises UserError where code.json is not ours.
+    goes_on: whether the run has taken steps before. Then a line names the files of the model that have
+    changed since the start before.
+    Raises UserError if code.json is not ours.
     """
     path = os.path.join(run_dir, "code.json")
     starts, now = _read(path), entry()
@@ -34,13 +34,13 @@ def note_start(run_dir, goes_on, say=print):
 
 
 def entry():
-    """What is known of this start, as JSON has it.
+    """The entry of this start, a dict for JSON.
 
-    commit: null without git. differs: whether files that git knows differ from that commit; null
-    without git. model: for each file of the model, the beginning of its SHA-256.
+    commit: null without git. differs: whether tracked files differ from the commit; null without git.
+    model: the beginning of the SHA-256 of each file of the model.
     """
     commit = differs = None
-    if _git("rev-parse", "--show-prefix") == "":  # Empty at the top of a repository: this is ours.
+    if _git("rev-parse", "--show-prefix") == "":  # It is empty if we are at the top of a repository.
         commit = _git("rev-parse", "HEAD")
         differs = commit and bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
@@ -56,7 +56,7 @@ def _digest(path):
 
 
 def _git(*command):
-    """What git prints of the folder of this file; None where it cannot tell."""
+    """The output of a git command in the folder of this file; None if it fails."""
     try:
         process = subprocess.run(["git", "-C", ROOT, *command], text=True, capture_output=True)
     except OSError:  # git is not installed.
@@ -65,7 +65,7 @@ def _git(*command):
 
 
 def _read(path):
-    """The entries of a code.json, [] where there is none."""
+    """The entries of a code.json; [] if there is no such file."""
     try:
         with open(path) as file:
             starts = json.load(file)

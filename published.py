@@ -1,8 +1,8 @@
-"""Weights to pass on: those of a CWVAE alone, in half precision, in one file of NumPy arrays.
+"""Published weights: the weights of a CWVAE alone, in half precision, in one file of NumPy arrays.
 
 float16 keeps 11 significant bits of a weight. The file is a sixth as large as a checkpoint with the
-optimizer's state, and numpy.load reads it without TensorFlow. What is wrong with a file is a ValueError
-of one line, which runs.restore tells the user.
+optimizer's state, and numpy.load reads it without TensorFlow. A bad file raises a ValueError of one
+line, which runs.restore shows to the user.
 """
 
 import os
@@ -16,7 +16,7 @@ NAME = re.compile(r"weights-(\d+)\.npz")
 
 
 def find(directory):
-    """The path of the published weights in model/; None where there are none."""
+    """The path of the published weights in a directory, or None."""
     names = sorted(filter(NAME.fullmatch, os.listdir(directory))) if os.path.isdir(directory) else []
     return os.path.join(directory, names[-1]) if names else None
 
@@ -27,14 +27,14 @@ def is_published(path):
 
 
 def step(path):
-    """The step of training that a file of published weights is of."""
+    """The training step in the name of a file of published weights."""
     return int(NAME.fullmatch(os.path.basename(path))[1])
 
 
 def save(directory, step, model):
-    """Writes the weights of a CWVAE as float16 into a directory, which is made.
+    """Makes a directory and writes the weights of a CWVAE as float16 into it.
 
-    Raises ValueError where a weight is beyond float16's range.
+    Raises ValueError if a weight is beyond float16's range.
     """
     arrays = {}
     for name, variable in variables(model).items():
@@ -47,9 +47,9 @@ def save(directory, step, model):
 
 
 def restore(path, model):
-    """Assigns every variable of a CWVAE from published weights. Nothing is assigned unless all fit.
+    """Assigns every variable of a CWVAE from published weights, or none if they do not all fit.
 
-    Raises ValueError where a variable is missing, has another shape, or has no place in the model.
+    Raises ValueError if a variable is missing, has another shape, or has no place in the model.
     """
     arrays, ours = read(path), variables(model)
     for name in arrays.keys() ^ ours.keys():
@@ -64,7 +64,7 @@ def restore(path, model):
 
 
 def read(path):
-    """The arrays of a file of published weights, by their names. Raises OSError where it is damaged."""
+    """The arrays of a file of published weights, by their names. Raises OSError if it is damaged."""
     try:
         with np.load(path) as file:
             return {name: file[name] for name in file.files}
@@ -73,9 +73,9 @@ def read(path):
 
 
 def variables(model):
-    """The trainable variables by their part, number and name, as level_0/000/prior_input/kernel.
+    """The trainable variables by part, number and name, such as level_0/000/prior_input/kernel.
 
-    The numbers keep apart what a part of someone's own has given the same name.
+    The numbers tell variables apart that have the same name in a part.
     """
     return {f"{part}/{number:03d}/{variable.path}": variable
             for part, layer in model.parts.items()

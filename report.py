@@ -1,10 +1,11 @@
-"""What an evaluation found, for a reader: a table for the terminal, and report.html.
+"""The results of an evaluation for a reader: a table for the terminal, and report.html.
 
-report.html is one self-contained page, made from the files of an evaluation: it works offline, from
-disk, and wherever it is sent.
+report.html is one page made from the files of an evaluation. It holds everything that it shows, so it
+works offline, and a copy of it works elsewhere.
 """
 
 import base64
+import functools
 import io
 import itertools
 import json
@@ -21,10 +22,10 @@ from tools import write_atomically
 from video_data.preparation import notice
 
 MAX_BYTES = 20_000_000  # of the page
-# What the page holds of an example, the first that lets all of them in: samples (None: all that are
-# kept), and the quality of its frames, which are lossy WebP; those beside the page are exact.
+# How much the page shows of each example: the number of samples (None: all), and the quality of the
+# frames in WebP. save_page takes the first pair that lets all examples fit.
 DETAIL = ((None, 75), (2, 75), (1, 75), (1, 45))
-# What the page says of the settings before one asks for all of them.
+# The settings at the top of the page. The others are folded away.
 MAIN_SETTINGS = ("dataset", "levels", "tmp_abs_factor", "open_loop_ctx", "eval_seq_len", "use_obs",
                  "num_examples", "num_samples", "seed", "eval_seed", "checkpoint")
 
@@ -33,9 +34,9 @@ MAIN_SETTINGS = ("dataset", "levels", "tmp_abs_factor", "open_loop_ctx", "eval_s
 
 
 def table_text(numbers):
-    """The headline metrics of the model beside those of the trivial predictors, as Markdown.
+    """The headline metrics of the model and of the trivial predictors, as Markdown.
 
-    numbers: as in summary.json.
+    numbers: the content of summary.json.
     """
     settings, shown = numbers["settings"], [
         METRICS[name] for name in numbers["better_than_trivial"] if METRICS[name].headline]
@@ -52,7 +53,7 @@ def table_text(numbers):
 
 
 def rows(numbers):
-    """The rows of a table of metrics: what a metric's name in summary.json ends with, and its words."""
+    """The rows of a table of metrics: the end of a name in summary.json, and the words for it."""
     samples = numbers["settings"]["num_samples"]
     model = {"": "model"} if samples == 1 else {
         f"_mean_of_{samples}": f"model, mean of {samples} samples",
@@ -70,7 +71,7 @@ def verdict(metric, numbers):
     estimate = numbers["metrics"][metric.name + first]
     text = spans_text(numbers["better_than_trivial"][metric.name], context, frames)
     if videos < 2:
-        text = "one video gives no interval, so nothing is said of trivial predictors"
+        text = "one video gives no interval, so the trivial predictors cannot be compared"
     if estimate["frames"] == frames * videos:
         return text
     return (f"{text}; defined in {estimate['frames']} of the {frames * videos} predicted frames, "
@@ -80,7 +81,7 @@ def verdict(metric, numbers):
 def spans_text(found, context, frames, at_most=3):
     """Where a model is better than the trivial predictors, in words.
 
-    found: the (first, last) numbers of frames, of the `frames` frames that follow a context.
+    found: pairs of the first and the last frame of each span, among `frames` frames after the context.
     """
     if not found:
         return "the model is at no frame better than every trivial predictor"
@@ -95,10 +96,10 @@ def spans_text(found, context, frames, at_most=3):
 
 
 def save_page(directory):
-    """Writes report.html into the directory of an evaluation, from the files that are there.
+    """Writes report.html into the directory of an evaluation, from the files in it.
 
-    Where the examples do not fit MAX_BYTES, the page holds fewer samples of each; where that is not
-    enough, as many examples as fit: the best and the worst by the first metric first.
+    If the examples do not fit into MAX_BYTES, the page shows fewer samples of each. If they still do not
+    fit, it shows as many examples as do, beginning with the best and the worst by the first metric.
     """
     with open(os.path.join(directory, "summary.json")) as file:
         numbers = json.load(file)
@@ -111,22 +112,7 @@ def save_page(directory):
     page = {
         "context": settings["open_loop_ctx"], "frames": settings["eval_seq_len"],
         "curves": [curves(metric, values) for metric in shown], "examples": [], "samples": None}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template("report.html.j2")
-
-    def render():
-        return template.render(
-            page=page, settings=settings, main={key: settings[key] for key in MAIN_SETTINGS
-                                                if key in settings},
-            shown=shown, table=html_table(scored, numbers), num_examples=settings["num_examples"],
-            verdicts={metric.label: verdict(metric, numbers) for metric in shown},
-            conventions={metric.label: numbers["metrics"][f"{metric.name}_black"]["convention"]
-                         for metric in scored},
-            fvd=numbers.get("fvd"), files=files(directory), limit=MAX_BYTES,
-            notice=notice(settings["dataset"]))
-
+    render = functools.partial(page_of, directory, numbers, scored, page)
     order = best_and_worst(shown[0], defined_mean(values[shown[0].name], (1, 2)))
     room = MAX_BYTES - len(render().encode())
     for page["samples"], quality in DETAIL:
@@ -143,9 +129,25 @@ def save_page(directory):
             break
         page["examples"].append(example)
     page["examples"].sort(key=lambda example: example["number"])
-    text = render()
     with write_atomically(os.path.join(directory, "report.html")) as file:
-        file.write(text)
+        file.write(render())
+
+
+def page_of(directory, numbers, scored, page):
+    """The page as HTML. page: its curves and examples, as report.html.j2 uses them."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    settings, shown = numbers["settings"], [metric for metric in scored if metric.headline]
+    return environment.get_template("report.html.j2").render(
+        page=page, settings=settings, main={key: settings[key] for key in MAIN_SETTINGS
+                                            if key in settings},
+        shown=shown, table=html_table(scored, numbers), num_examples=settings["num_examples"],
+        verdicts={metric.label: verdict(metric, numbers) for metric in shown},
+        conventions={metric.label: numbers["metrics"][f"{metric.name}_black"]["convention"]
+                     for metric in scored},
+        fvd=numbers.get("fvd"), files=files(directory), limit=MAX_BYTES,
+        notice=notice(settings["dataset"]))
 
 
 def best_and_worst(metric, values):
@@ -156,7 +158,7 @@ def best_and_worst(metric, values):
 
 
 def curves(metric, values):
-    """A metric over the predicted frames: of the model, with its interval, and of trivial predictors."""
+    """A metric over the predicted frames: the model with its interval, and trivial predictors."""
     scores = values[metric.name]
     mean = defined_mean(scores, 1)
     return {
@@ -169,7 +171,7 @@ def curves(metric, values):
 
 
 def listed(values):
-    """Numbers as JSON has them, of four digits; None for what is none."""
+    """Numbers for JSON, of four digits; None in place of NaN and infinity."""
     return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
 
 
@@ -193,7 +195,7 @@ def html_table(scored, numbers):
 
 
 def embed(directory, number, shown, values, page, quality):
-    """What the page holds of an example: its values for sorting, and its videos as sprites."""
+    """The page's data of an example: its values for sorting, and its videos as sprites."""
     folder = os.path.join(directory, f"sample{number}")
     seen, unseen = (read_video(f"{folder}_gt/{name}.npz") for name in ("gt_ctx", "gt_pred"))
     videos = [sprite("truth", np.concatenate([seen, unseen]), 0, quality)]
@@ -223,7 +225,7 @@ def sprite(label, video, start, quality):
 
 
 def files(directory):
-    """The files of an evaluation that the page links to, by name, sorted."""
+    """The names of the files of an evaluation that the page links to, sorted."""
     return sorted(name for name in os.listdir(directory)
                   if os.path.isfile(os.path.join(directory, name))
                   and not name.startswith((".", "report.html")))

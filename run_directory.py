@@ -20,12 +20,12 @@ from tools import UserError, cannot_write, save_json
 
 @contextlib.contextmanager
 def claim_run_dir(config, fingerprint):
-    """Makes the run directory, writes its config.yml, data.json and code.json, and keeps other trainers
-    out in the context.
+    """Makes the run directory, writes its config.yml, data.json and code.json, and locks it in the
+    context, so that no other process trains in it.
 
     fingerprint: of the training data.
-    Raises UserError where the directory cannot be written, another process trains in it, or the run in
-    it is of another model or of other data.
+    Raises UserError if the directory cannot be written, if another process trains in it, or if it holds
+    a run of another model or other data.
     """
     run_dir = config.run_dir
     if "[" in run_dir:
@@ -52,7 +52,7 @@ def claim_run_dir(config, fingerprint):
 
 @contextlib.contextmanager
 def _locked(run_dir):
-    """Holds the lock of a run directory in the context. Raises UserError where another process does."""
+    """Holds the lock of a run directory in the context. Raises UserError if another process has it."""
     holder = os.path.join(run_dir, "lock.holder")
     try:
         held = tools.lock(os.path.join(run_dir, "lock"))
@@ -67,8 +67,8 @@ def _locked(run_dir):
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *tools.DISK_FULL):
             raise
-        print(f"Warning: {run_dir} cannot be locked ({error.strerror}): see to it that only one "
-              f"process trains in it.", file=sys.stderr)
+        print(f"Warning: {run_dir} cannot be locked ({error.strerror}). Make sure that only one process "
+              f"trains in it.", file=sys.stderr)
         held = contextlib.nullcontext()
     with held:
         with open(holder, "w") as file:
@@ -77,7 +77,7 @@ def _locked(run_dir):
 
 
 def _check_config(config):
-    """Raises UserError where a key that changes the model is not the run's; says which others are."""
+    """Raises UserError if a key differs that changes the model. Prints other keys that differ."""
     path = os.path.join(config.run_dir, "config.yml")
     if not os.path.exists(path):
         return
@@ -93,7 +93,7 @@ def _check_config(config):
 
 
 def _check_data(config, fingerprint):
-    """Raises UserError where the run in the run directory was trained on other data."""
+    """Raises UserError if the run in the run directory was trained on other data."""
     path = os.path.join(config.run_dir, "data.json")
     if not os.path.exists(path):  # The authors' runs have none.
         return
@@ -102,17 +102,17 @@ def _check_data(config, fingerprint):
             old = json.load(file)
         same, where = old["fingerprint"] == fingerprint, old["data_root"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} cannot be read; delete it, and the run takes the data of data_root for "
-                        f"its own") from None
+        raise UserError(f"{path} cannot be read; if you delete it, the run goes on with the data of "
+                        f"data_root") from None
     if not same:
         raise UserError(
-            f"data_root: {config.data_root} holds other data than {config.run_dir} was trained on (then "
-            f"in {where}); for a new run choose a name or another log_root, and init_from: "
+            f"data_root: {config.data_root} holds other data than {config.run_dir} was trained on (that "
+            f"was in {where}); for a new run choose a name or another log_root, and init_from: "
             f"{config.run_dir} to start from its weights")
 
 
 def _remove_leftovers(run_dir):
-    """Removes what trainers that were killed have half-written. The caller holds the lock."""
+    """Removes half-written files of processes that were killed. The caller holds the lock."""
     for pattern in ("*.part", "model*/*.part", "model*/*_temp*", "model*/checkpoint.tmp*"):
         for path in glob.glob(os.path.join(glob.escape(run_dir), pattern)):
             if os.path.isfile(path):

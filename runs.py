@@ -1,4 +1,4 @@
-"""The run directory: its config, checkpoints and logs."""
+"""Finds, reads and writes the checkpoints of a run directory, and loads trained models."""
 
 import startup  # noqa: F401
 
@@ -18,12 +18,7 @@ import original
 import published
 from config import load_config
 from cwvae import CWVAE
-from tools import (
-    UserError,
-    directory_atomically,
-    write_atomically,
-    writing,
-)
+from tools import UserError, directory_atomically, write_atomically, writing
 from video_model import VideoModel
 
 MEAN_FRAME = "mean_frame.npz"
@@ -39,7 +34,7 @@ class Damaged(UserError):
 def find_checkpoint(model_dir):
     """Returns (run directory, checkpoint prefix) of a run directory, its model/ or a model_<step>/.
 
-    model_dir may be one checkpoint too, as model/ckpt-20. Raises UserError where there is none.
+    model_dir may also name one checkpoint, such as model/ckpt-20. Raises UserError if there is none.
     """
     given, model_dir = model_dir, os.path.abspath(os.path.expanduser(model_dir))
     one = model_dir if _is_there(model_dir) else None
@@ -63,13 +58,13 @@ def find_checkpoint(model_dir):
 
 
 def load(model_dir):
-    """A trained model for NumPy videos, a VideoModel, from what find_checkpoint finds.
+    """Loads a trained model for NumPy videos, a VideoModel. model_dir: see find_checkpoint.
 
-    Raises UserError as find_checkpoint and restore do.
+    Raises UserError if there is no checkpoint, or if it is damaged or of another architecture.
     """
     run_dir, prefix = find_checkpoint(model_dir)
     config = load_config(os.path.join(run_dir, "config.yml"))
-    model = CWVAE(config, _action_size(config, prefix))
+    model = CWVAE(config, action_size(config, prefix))
     restore_model(model_dir, model)
     return VideoModel(config, model)
 
@@ -77,7 +72,7 @@ def load(model_dir):
 def keep_mean_frame(run_dir, clips):
     """Writes the mean of the training frames into a run directory that has none yet.
 
-    An evaluation shows what it scores as a prediction. clips: a data_loader.Clips.
+    eval.py scores it as one of the trivial predictions. clips: a data_loader.Clips.
     """
     path = os.path.join(run_dir, MEAN_FRAME)
     if not os.path.exists(path):
@@ -86,7 +81,7 @@ def keep_mean_frame(run_dir, clips):
 
 
 def read_mean_frame(run_dir):
-    """The mean of the frames that a run was trained on, float32 [S, S, C]; None where it is not kept."""
+    """The mean of a run's training frames, float32 [S, S, C], or None if the run does not have it."""
     path = os.path.join(run_dir, MEAN_FRAME)
     if not os.path.exists(path):
         return None
@@ -94,19 +89,19 @@ def read_mean_frame(run_dir):
         with np.load(path) as file:
             return file["mean_frame"]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); without it, the mean frame is not one of the "
-                        f"trivial predictors") from None
+        raise UserError(f"{path} cannot be read ({error}); delete it, and the evaluation goes without "
+                        f"the mean frame of the training data") from None
 
 
 def publish(model_dir, out):
     """Writes a run's config and the weights of its checkpoint into a new folder `out`, to pass on.
 
-    Whatever takes a run to load takes it. The weights are float16, and the optimizer's state is left
-    out, so it is a sixth as large. Training does not go on from it, but may start from it: init_from.
-    Raises UserError as load does, and where `out` is taken or cannot be written.
+    Everything that loads a run also loads this folder. The weights are float16, and the optimizer's
+    state is left out, so it takes a sixth of the space. Training cannot resume from it, but init_from
+    takes it. Raises UserError as load does, and if `out` exists or cannot be written.
     """
     _, prefix = find_checkpoint(model_dir)
-    loaded = load(prefix)  # that one, whatever training saves meanwhile
+    loaded = load(prefix)  # Training may save another checkpoint meanwhile.
     with directory_atomically(out) as part:
         loaded.config.save(os.path.join(part, "config.yml"))
         published.save(os.path.join(part, "model"), _step_of(prefix), loaded.model)
@@ -115,10 +110,10 @@ def publish(model_dir, out):
             shutil.copy(mean_frame, part)
 
 
-def _action_size(config, prefix):
-    """The width of the actions that a checkpoint's model takes.
+def action_size(config, prefix):
+    """The width of the actions that a checkpoint's model takes; 0 without actions.
 
-    So many rows more has the first kernel of level 0 than that of a model without actions.
+    With actions of width A, the first kernel of level 0 has A more rows.
     """
     if not config.actions:
         return 0
@@ -129,11 +124,11 @@ def _action_size(config, prefix):
         return saved.shape[0] - kernel.shape[0]
     reader = tf.train.load_checkpoint(prefix)
     shapes, nodes = reader.get_variable_to_shape_map(), _object_graph(reader)
-    layer = nodes[0]  # An optimizer may have given the variables their names, so we go by the objects.
-    for name in ("model", cell.name, os.path.dirname(kernel.path)):  # as model, level_0, prior_input
+    layer = nodes[0]  # An optimizer may have renamed the variables, so we follow the objects.
+    for name in ("model", cell.name, os.path.dirname(kernel.path)):  # model, level_0, prior_input
         layer = next((nodes[child.node_id] for child in layer.children
                       if child.local_name == name), None)
-        if layer is None:  # It holds another architecture, which restore tells.
+        if layer is None:  # The checkpoint holds another architecture. `restore` says so.
             return 0
     kept = [shapes[attribute.checkpoint_key] for child in layer.children
             for attribute in nodes[child.node_id].attributes]
@@ -142,9 +137,10 @@ def _action_size(config, prefix):
 
 
 def restore_model(model_dir, model):
-    """Restores a model from what find_checkpoint finds. Returns the prefix.
+    """Restores a model from the checkpoint that find_checkpoint finds. Returns the prefix.
 
-    Looks again where training has deleted that checkpoint meanwhile. Raises UserError as restore does.
+    If training has deleted the checkpoint meanwhile, this looks for another. Raises UserError as
+    restore does.
     """
     while True:
         _, prefix = find_checkpoint(model_dir)
@@ -163,7 +159,7 @@ def restore_model(model_dir, model):
 def _prefixes(directory):
     """The prefixes of the checkpoints in a directory, the newest first.
 
-    Where none is ours, the one of the release, or published weights.
+    A directory without ours may hold a checkpoint of the release, or published weights.
     """
     names = os.listdir(directory) if os.path.isdir(directory) else []
     found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names]
@@ -174,7 +170,7 @@ def _prefixes(directory):
 
 
 def _is_there(prefix):
-    """Whether a path is the prefix of a checkpoint, or published weights."""
+    """Whether a path is the prefix of a checkpoint, or a file of published weights."""
     return os.path.exists(f"{prefix}.index") or (
         published.is_published(prefix) and os.path.isfile(prefix))
 
@@ -186,16 +182,16 @@ def _step_of(prefix):
 
 
 def resumable(run_dir):
-    """The prefixes that training may go on from: the newest first, those in model/ before others."""
+    """The prefixes that training may resume from: first those in model/, the newest before others."""
     others = glob.glob(os.path.join(glob.escape(run_dir), "model_*"))
     kept = [prefix for directory in others for prefix in _prefixes(directory)]
     return _prefixes(os.path.join(run_dir, "model")) + sorted(kept, key=_step_of, reverse=True)
 
 
 def restore(prefix, **objects):
-    """Restores the objects from a checkpoint; `model` is one of them, and is restored whole.
+    """Restores objects from a checkpoint. `model` is one of them, and all of it must be there.
 
-    Raises Damaged where the files are, UserError where they hold another architecture.
+    Raises Damaged if the files are damaged, UserError if they hold another architecture.
     """
     other = f"checkpoint {prefix} holds another architecture than its config.yml"
     try:
@@ -210,8 +206,8 @@ def restore(prefix, **objects):
             return
         if published.is_published(prefix):
             if objects.keys() != {"model"}:
-                raise UserError(f"{prefix} holds weights alone, training does not go on from it; a new "
-                                f"run may start from them: init_from")
+                raise UserError(f"{prefix} holds weights alone, so training cannot resume from it; a "
+                                f"new run can start from them: init_from")
             published.restore(prefix, objects["model"])
             return
         saved = _count_variables(prefix, "model")
@@ -222,12 +218,12 @@ def restore(prefix, **objects):
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise UserError(f"{other}: {str(error).strip().splitlines()[0]}") from None
-    except (OSError, IndexError, RuntimeError, tf.errors.OpError) as error:  # as its reader has it
+    except (OSError, IndexError, RuntimeError, tf.errors.OpError) as error:  # TensorFlow raises any.
         raise Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def _count_variables(prefix, name):
-    """How many variables a checkpoint holds of the object that was saved under a name."""
+    """How many variables a checkpoint holds of the object with a name."""
     reader = tf.train.load_checkpoint(prefix)
     nodes = _object_graph(reader)
     ahead = [child.node_id for child in nodes[0].children if child.local_name == name]
@@ -241,14 +237,14 @@ def _count_variables(prefix, name):
 
 
 def _object_graph(reader):
-    """The objects of a checkpoint with the names of their parts: nodes, the root first."""
+    """The nodes of a checkpoint's graph of objects, the root first. They name their children."""
     return trackable_object_graph_pb2.TrackableObjectGraph.FromString(
         reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest in model/, those kept for good in model_<step>/, and the one
-    with the least validation loss in model_best/.
+    """The checkpoints of a run: the two newest in model/, the one with the least validation loss in
+    model_best/, and those that stay for good in model_<step>/.
     """
 
     def __init__(self, run_dir, **objects):
@@ -259,11 +255,10 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(**self._objects)
 
     def restore(self, init_from=None, say=print):
-        """Goes back to the newest checkpoint that is whole. Returns its step.
+        """Restores the newest checkpoint that is not damaged. Returns its step.
 
-        A run that has none starts at step 0, from the weights of init_from where that is given: never
-        from its optimizer or step.
-        Raises UserError where all checkpoints are damaged, or gone though the run was under way.
+        A run without checkpoints starts at step 0, with the weights of init_from if that is given.
+        Raises UserError if all checkpoints are damaged, or if they are gone from a run that had some.
         """
         damaged = None
         for prefix in resumable(self._run_dir):
@@ -281,8 +276,8 @@ class Checkpoints:
                             f"log_root")
         metrics = os.path.join(self._run_dir, "metrics.jsonl")
         if os.path.exists(metrics) and os.path.getsize(metrics):
-            raise UserError(f"{metrics} tells of a run, but there is no checkpoint. To start at step 0, "
-                            f"move that file away, or choose another name or log_root")
+            raise UserError(f"{metrics} belongs to a run, but there is no checkpoint. To start at step "
+                            f"0, move that file away, or choose another name or log_root")
         if init_from:
             prefix = find_checkpoint(init_from)[1]
             restore(prefix, model=self._objects["model"])
@@ -303,9 +298,9 @@ class Checkpoints:
         self._save(os.path.join(self._run_dir, "model_best"), step)
 
     def _save(self, directory, step, keep=1):
-        """Writes a checkpoint, and removes older ones but the newest `keep`.
+        """Writes a checkpoint, and keeps only the newest `keep` up to this step.
 
-        Checkpoints of later steps are removed too: the run has gone back to before them.
+        It also removes checkpoints of later steps, because the run has gone back to before them.
         """
         self._step.assign(step)
         prefix = os.path.join(directory, f"ckpt-{step}")
@@ -317,7 +312,7 @@ class Checkpoints:
                 shutil.rmtree(f"{prefix}_temp", ignore_errors=True)
                 raise
             with write_atomically(os.path.join(directory, "checkpoint")) as file:
-                # TensorFlow's own tools read this file. We look for the checkpoints themselves.
+                # TensorFlow's own tools read this file. Our code does not.
                 file.write(f'model_checkpoint_path: "ckpt-{step}"\n')
         ours = [prefix for prefix in _prefixes(directory)
                 if not original.is_release(prefix) and not published.is_published(prefix)]

@@ -1,7 +1,7 @@
-"""Trains a small model for 20 steps, and says how that went: python3 train.py --self-check
+"""Trains a small model for 20 steps, and reports on it: python3 train.py --self-check
 
-This is a first look at a machine: which device trains, how fast, whether the losses are those of a
-CPU, and whether the same start gives the same losses again. It needs no data.
+This is a first look at a machine. It prints which device trains, how fast, whether the losses equal
+those of a CPU, and whether a second start gives the same losses. It needs no data.
 """
 
 import json
@@ -20,23 +20,23 @@ from cwvae import CWVAE, adam
 from tools import UserError, save_json
 
 STEPS = 20
-# dec_stddev 0.1 makes the loss fall by thousands of nats, so that differences show.
+# With dec_stddev 0.1 the loss falls by thousands of nats, which makes differences visible.
 SETTINGS = dict(
     dataset="videos", tmp_abs_factor=2, channels_mult=0.25, cell_stoch_size=8, cell_deter_size=32,
     cell_embed_size=32, enc_dense_layers=1, enc_dense_embed_size=64, seq_len=16, open_loop_ctx=8,
     batch_size=8, lr=1e-3, dec_stddev=0.1)
-# Losses agree where they differ by no more than this share of what they fall by in all steps.
+# The largest allowed difference of a loss, as a share of the fall of the loss over all steps.
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.05}
 EXPECTED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "self_check.json")
 
 
 def run(changes, refresh=False):
-    """Trains twice and prints what is known then.
+    """Trains twice and prints the report.
 
     changes: values of the config by key, such as precision and jit.
-    refresh: writes the losses into self_check.json, instead of comparing them with it.
-    Raises UserError where refresh is wanted with other flags or on a GPU. Exits with code 1 where the
-    losses do not agree.
+    refresh: whether to write the losses into self_check.json instead of comparing them with it.
+    Raises UserError for a refresh with other flags or on a GPU. Exits with code 1 if the losses do not
+    agree.
     """
     config = Config(**SETTINGS | changes)
     if refresh and (changes or tf.config.list_physical_devices("GPU")):
@@ -65,7 +65,7 @@ def run(changes, refresh=False):
 
 
 def train(config, devices, advance):
-    """Trains from step 0. Returns the loss and the seconds of each step, and what trains, in words."""
+    """Trains from step 0. Returns the loss and the seconds of each step, and a text on the devices."""
     tf.keras.utils.set_random_seed(config.seed)
     with devices.strategy.scope():
         model, optimizer = CWVAE(config), adam(config)
@@ -103,7 +103,7 @@ def repetition_text(losses, again):
 
 
 def comparison(losses, expected, tolerance):
-    """Whether losses are those expected, and a sentence on it."""
+    """Whether the losses agree with the expected ones, and a sentence on it."""
     fall = expected[0] - expected[-1]
     worst = float(np.max(np.abs(np.subtract(losses, expected)))) / fall
     agree = bool(worst <= tolerance)  # A loss that is NaN does not agree.

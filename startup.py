@@ -1,8 +1,9 @@
-"""Imports TensorFlow, set up as the model needs it. Scripts, and runs.py, import this first.
+"""Imports TensorFlow and sets it up for the model. Scripts, and runs.py, import this first.
 
-TensorFlow does not say of itself what it says at every start. Settings of Keras and matplotlib that the
-project cannot work with are overridden, in a line each. GPU memory is taken as it is needed, so that
-other processes find room; and where an NVIDIA GPU cannot be used, TensorFlow's reason is said.
+- It hides the messages that TensorFlow prints at every start.
+- It overrides settings of Keras and matplotlib that the model cannot work with, and says so.
+- TensorFlow takes GPU memory as it needs it, which leaves room for other processes.
+- If TensorFlow does not use an NVIDIA GPU of this machine, it prints TensorFlow's reason.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ NVIDIA = "/proc/driver/nvidia/gpus/*"  # One for each GPU that the driver knows.
 
 @contextlib.contextmanager
 def _only_problems():
-    """Drops information from standard error, which C++ writes to under Python's feet."""
+    """Drops messages of information that TensorFlow's C++ code writes to standard error."""
     try:
         file = tempfile.TemporaryFile()  # noqa: SIM115
     except OSError as error:
@@ -47,7 +48,7 @@ def _say(line):
 
 
 def _override_environment():
-    """Sets the variables by which TensorFlow chooses Keras. It reads them once, as it is imported."""
+    """Sets the variables that tell TensorFlow which Keras to use. Its import reads them."""
     for name, ours, needs in [("TF_USE_LEGACY_KERAS", "0", "Keras 3"),
                               ("KERAS_BACKEND", "tensorflow", "Keras on TensorFlow")]:
         theirs = os.environ.get(name, "")
@@ -57,9 +58,9 @@ def _override_environment():
 
 
 def _override_keras_settings():
-    """Sets what a keras.json in the user's folder may have set otherwise.
+    """Undoes the settings of a keras.json in the user's folder.
 
-    Raises ImportError where another Keras than the model needs was imported before.
+    Raises ImportError if another Keras than Keras 3 on TensorFlow was imported before.
     """
     keras = tf.keras
     if not getattr(keras, "__version__", "").startswith("3.") or keras.config.backend() != "tensorflow":
@@ -68,13 +69,13 @@ def _override_keras_settings():
     for name, ours in [("floatx", "float32"), ("image_data_format", "channels_last")]:
         theirs = getattr(keras.config, name)()
         if theirs != ours:
-            _say(f"Keras's {name} {theirs}, as of keras.json, is overridden: the model needs {ours}.")
+            _say(f"Keras's {name} {theirs}, from keras.json, is overridden: the model needs {ours}.")
             getattr(keras.config, f"set_{name}")(ours)
     keras.config.set_dtype_policy("float32")
 
 
 def _import_matplotlib():
-    """Imports matplotlib, whichever backend a notebook has named for the processes that it starts."""
+    """Imports matplotlib, even if MPLBACKEND names a backend that is not here, as notebooks do."""
     backend = os.environ.pop("MPLBACKEND", None)
     import matplotlib
 
@@ -84,11 +85,11 @@ def _import_matplotlib():
             os.environ["MPLBACKEND"] = backend
         except ValueError:
             _say(f"MPLBACKEND={backend} is overridden: matplotlib has no such backend here. Pictures "
-                 "are written to files as ever.")
+                 "still go to files.")
 
 
 def _why_no_gpu():
-    """What a TensorFlow that is not silenced says of GPUs and CUDA, as lines."""
+    """The lines on GPUs and CUDA that TensorFlow prints if nothing silences it."""
     said = subprocess.run(
         [sys.executable, "-c", "import tensorflow as tf; tf.config.list_physical_devices('GPU')"],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}, stderr=subprocess.PIPE, text=True).stderr
@@ -102,7 +103,7 @@ with _only_problems(), contextlib.nullcontext() if glob.glob(NVIDIA) else compil
     import tensorflow as tf
 
     _override_keras_settings()
-    gpus = tf.config.list_physical_devices("GPU")  # looks for a GPU, and says so
+    gpus = tf.config.list_physical_devices("GPU")  # TensorFlow prints messages as it looks for one.
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
 
@@ -113,5 +114,5 @@ if not gpus and glob.glob(NVIDIA) and os.environ.get("CUDA_VISIBLE_DEVICES") not
 
 
 def use_xla(config):
-    """Whether to compile: where `jit` is auto, on a GPU. XLA's convolutions are slow on a CPU."""
+    """Whether XLA compiles: `jit: auto` only on a GPU, since XLA's convolutions are slow on a CPU."""
     return bool(gpus) if config.jit == "auto" else config.jit

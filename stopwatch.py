@@ -12,7 +12,7 @@ import tables
 
 
 def machine():
-    """What this ran on."""
+    """The processor, its cores, the version of TensorFlow and the GPUs."""
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
             for gpu in tf.config.list_physical_devices("GPU")]
     processor = platform.processor() or platform.machine()
@@ -25,7 +25,7 @@ def machine():
 
 
 def measure(functions, runs):
-    """Calls functions by name, alternating. Returns seconds by name, [runs], and of first calls."""
+    """Calls functions in turns. Returns by name the seconds of `runs` calls, and of first calls."""
     seconds, first = {name: [] for name in functions}, {}
     for name, function in functions.items():
         first[name] = call(function)
@@ -37,7 +37,7 @@ def measure(functions, runs):
 
 
 def call(function):
-    """The seconds that a function takes until its results are there."""
+    """The seconds until a function's results are there."""
     start = time.perf_counter()
     for tensor in map(tf.convert_to_tensor, tf.nest.flatten(function())):
         tensor.numpy()
@@ -45,7 +45,7 @@ def call(function):
 
 
 def table(seconds, frames):
-    """Prints a line a part. Returns the same as a list of dicts."""
+    """Prints a row for each function, which computes so many frames. Returns the rows as dicts."""
     rows, lines = [], [["", "median ms", "min", "max", "a second", "frames/s", "over plain"]]
     for name, values in seconds.items():
         row = {"name": name, "seconds": values, "median_s": statistics.median(values),

@@ -2,9 +2,9 @@
 
 
 def estimate_text(estimate, decimals):
-    """A mean and its interval: "2.30 [1.95, 2.66]"; the mean alone where there is one video.
+    """A mean and its interval: "2.30 [1.95, 2.66]". One video has no interval.
 
-    estimate: as of intervals.estimate. Where the metric is undefined throughout, "undefined".
+    estimate: from intervals.estimate. Without a mean the text is "undefined".
     """
     if estimate["mean"] is None:
         return "undefined"
@@ -14,7 +14,7 @@ def estimate_text(estimate, decimals):
 
 
 def markdown(lines):
-    """Rows of words, the first of which are heads, as a Markdown table."""
+    """Rows of words as a Markdown table. The first row holds the heads."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
     return "".join(f"| {' | '.join(map(str.ljust, line, widths))} |\n" for line in lines)

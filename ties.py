@@ -1,11 +1,11 @@
-"""Ties the fast forms to the code that they repeat, so that an edit of that code is never ignored.
+"""Ties the fast forms to the readable code that they repeat, so that an edit of it always takes effect.
 
 kernels.py and conv_kernels.py repeat cells.py and cnns.py in a faster way. ties.json holds a digest of
-each definition that they repeat. Whenever a step is traced, `hold` compares the code that is loaded
-with these digests. Where they differ, the readable form runs, and one line on stderr says why.
+each definition that they repeat. Whenever TensorFlow traces a step, `hold` compares the loaded code with
+these digests. If they differ, the readable form runs, and one line on stderr says why.
 
-Whoever has changed a readable form and its fast form alike, and has run tests/test_kernels.py, writes
-the new digests: python3 ties.py
+After you change a readable form and its fast form alike, run tests/test_kernels.py. Then write the new
+digests: python3 ties.py
 """
 
 import ast
@@ -18,7 +18,7 @@ import types
 
 TABLE = pathlib.Path(__file__).resolve().with_suffix(".json")
 
-# The fast forms call these as they find them, so they may change.
+# The fast forms call these and do not repeat them, so they may change.
 FREE = {"cells.Gaussian.noise", "cells.Gaussian.kl", "cells.Gaussian.entropy", "cells.Cell.noise",
         "cells.Cell.sizes", "cells.RSSMCell.noise", "cells.RSSMCell.sizes"}
 
@@ -29,7 +29,8 @@ _said = set()
 def repeats(*names):
     """Marks a class as the fast form of its base class.
 
-    names: the definitions that it repeats, such as cells.RSSMCell for a class with all of its methods.
+    names: the definitions that it repeats. The name of a class, such as cells.RSSMCell, stands for all
+    of its methods.
     """
     def mark(fast):
         FORMS[fast] = names, dict(vars(fast))
@@ -39,7 +40,7 @@ def repeats(*names):
 
 
 def hold(part):
-    """Whether the fast form of a part of a model does what its readable form says. If not, says why."""
+    """Whether the fast form of a part of a model equals its readable form. If not, a line says why."""
     reason = difference(part)
     if reason and (part.name, reason) not in _said:
         _said.add((part.name, reason))
@@ -63,7 +64,7 @@ def difference(part):
 
 
 def _layers_differ(layers):
-    """How one of (layer, class, activation, size of its kernel) differs from what it is built as."""
+    """How one of (layer, class, activation, kernel size) differs from the built layer; or None."""
     dtype = layers[0][0].compute_dtype
     for layer, kind, activation, size in layers:
         if type(layer) is not kind:
@@ -87,7 +88,7 @@ def first(values):
 
 @functools.cache
 def tied_names(names):
-    """The names in the table that belong to definitions, as a list: a class is all of its methods."""
+    """The names in the table that belong to definitions, a list. A class stands for its methods."""
     return [entry for entry in table()
             if any(entry == name or entry.startswith(f"{name}.") for name in names)]
 
@@ -99,7 +100,7 @@ def table():
 
 
 def _definition_differs(name):
-    """How the definition that is loaded differs from the one in the table, or None."""
+    """How the loaded definition differs from the one in the table, or None."""
     module, path = name.split(".", 1)
     source = loaded_source(module)
     if source is None:
@@ -119,7 +120,7 @@ def _definition_differs(name):
 
 
 def _is(live, code, module):
-    """Whether a function, or the function of a method or property, is what a code object makes."""
+    """Whether a function, method or property was made from a code object."""
     for attribute in ("__func__", "fget", "func"):
         live = getattr(live, attribute, live)
     return (isinstance(live, types.FunctionType) and live.__code__ == code
@@ -128,7 +129,7 @@ def _is(live, code, module):
 
 
 def _added(live, path, digests):
-    """Says which attribute was added to a class in place of one that it inherits; or None."""
+    """Names an attribute that was added to a class and hides an inherited one; or None."""
     added = (name for name, value in vars(live).items()
              if (callable(value) or isinstance(value, (property, classmethod, staticmethod)))
              and not isinstance(value, type) and f"{path}.{name}" not in digests
@@ -140,8 +141,8 @@ def _added(live, path, digests):
 def loaded_source(module):
     """The digests and the compiled code of a module's definitions, by their qualified names.
 
-    None where the source cannot be read. What is loaded may be older or newer than its file, so
-    digests count only where the compiled code is that of the function which is loaded.
+    None if the source cannot be read. The file may be newer than the loaded code, so a digest counts
+    only if the compiled code equals the code of the loaded function.
     """
     try:
         file = sys.modules[module].__file__
@@ -161,7 +162,7 @@ def _codes(code, owner=""):
 def digests_of(text):
     """A digest of each definition in a module's text, without comments and docstrings.
 
-    Those of a class are its methods, and under its own name the rest of it.
+    Each method of a class has one, and so has the rest of the class, under its own name.
     """
     found = {}
     for node in ast.parse(text).body:
@@ -202,13 +203,13 @@ def _spelled(node):
 
 
 def _is_text(node):
-    """Whether a statement is a text alone, as a docstring is: it does nothing."""
+    """Whether a statement is a text alone, such as a docstring, which does nothing."""
     return (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             and isinstance(node.value.value, str))
 
 
 def current_table():
-    """What the table would hold for the files as they are now."""
+    """The table of digests of the files as they are now."""
     found = {}
     for names, _ in FORMS.values():
         for name in names:

@@ -1,4 +1,4 @@
-"""What all scripts share: how errors end them, and how they write files. TensorFlow is not imported."""
+"""Tools of all scripts: they end scripts on errors and write files. They do not import TensorFlow."""
 
 import contextlib
 import errno
@@ -15,13 +15,13 @@ import filelock
 __version__ = "1.0"  # of this project
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# These errors tell of the machine, so one line tells the user more than a traceback.
+# These errors come from the machine and not from the code, so one line helps more than a traceback.
 OF_THE_MACHINE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
                   errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
 class UserError(Exception):
-    """Bad input. Scripts print its one line and exit with code 2."""
+    """Bad input. A script prints the one line of its message and exits with code 2."""
 
 
 class Stopped(BaseException):
@@ -38,8 +38,8 @@ def run_script(main):
     Exit codes: 2 for bad input; 1 for a full disk, no memory, a closed pipe and the like. After a
     signal the process ends by that signal, so that a shell's loop over runs ends too.
     """
-    with contextlib.suppress(AttributeError):  # A stream that stands in for it may lack the method.
-        # A file name may hold bytes that are no text; it is printed all the same.
+    with contextlib.suppress(AttributeError):  # Tests replace sys.stdout by streams without the method.
+        # A file name may hold bytes that are no text. They are printed as escapes.
         sys.stdout.reconfigure(errors="backslashreplace")
     handlers = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGHUP)
                 if signal.getsignal(number) != signal.SIG_IGN}
@@ -51,13 +51,7 @@ def run_script(main):
     except MemoryError:
         _exit(1, OUT_OF_MEMORY)
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _exit(1, "what read the output has closed it")
-        if error.errno not in OF_THE_MACHINE:
-            raise
-        full = "the disk is full: cannot write " if error.errno in DISK_FULL else ""
-        _exit(1, f"{full}{error.filename or 'a file'} ({os.strerror(error.errno)})")
+        _exit_for(error)
     except _tensorflow_error() as error:
         # XLA calls a lack of memory an internal error.
         if type(error).__name__ != "ResourceExhaustedError" and not (
@@ -76,6 +70,17 @@ def run_script(main):
             signal.signal(number, handler)
 
 
+def _exit_for(error):
+    """Ends the script with one line on an error of the operating system; raises an error of our own."""
+    if error.errno == errno.EPIPE:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(1, "the program that reads the output has closed it")
+    if error.errno not in OF_THE_MACHINE:
+        raise error
+    full = "the disk is full: cannot write " if error.errno in DISK_FULL else ""
+    _exit(1, f"{full}{error.filename or 'a file'} ({os.strerror(error.errno)})")
+
+
 OUT_OF_MEMORY = ("out of memory; lower batch_size (--batch-size) or seq_len (--seq-len); for training, "
                  "remat: true saves memory too")
 
@@ -85,9 +90,9 @@ def _stop(number, _):
 
 
 class Interrupts:
-    """Between enter and exit, the first Ctrl-C, SIGTERM or SIGHUP is noted; a second acts as usual.
+    """Notes the first Ctrl-C, SIGTERM or SIGHUP between enter and exit. A second one acts as usual.
 
-    number: of the signal; 0 where none came. One that the process was told to ignore (nohup) stays so.
+    number: of the signal; 0 before any came. A signal that the process ignores (nohup) stays ignored.
     """
 
     def __enter__(self):
@@ -134,7 +139,7 @@ def _exit(code, problem):
 
 @contextlib.contextmanager
 def writing(path):
-    """In the context, errors of the operating system name the path; TensorFlow's become OSErrors."""
+    """Makes the operating system's errors in the context name the path, and TensorFlow's OSErrors."""
     try:
         yield
     except (OSError, *_tensorflow_error()) as error:
@@ -145,7 +150,7 @@ def writing(path):
 
 
 def machine_errno(error):
-    """The number of the operating system's error behind another one, or None: see OF_THE_MACHINE."""
+    """The number in OF_THE_MACHINE of the error behind another error, or None."""
     while error:
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
             return error.errno
@@ -158,9 +163,9 @@ def machine_errno(error):
 
 
 def cannot_write(key, path, error):
-    """The exception to raise after an OSError while a path was written.
+    """The exception to raise for an OSError that writing a path has raised.
 
-    It is a UserError that names the key, but an OSError where the disk is full.
+    It is a UserError that names the key, or an OSError if the disk is full.
     """
     if error.errno in DISK_FULL:
         return OSError(error.errno, os.strerror(error.errno), error.filename or str(path))
@@ -169,7 +174,7 @@ def cannot_write(key, path, error):
 
 @contextlib.contextmanager
 def write_atomically(path, mode="w"):
-    """Opens a file that appears under its name whole, or not at all."""
+    """Opens a file for writing. It appears under its name when it is whole, or not at all."""
     part = f"{path}.{os.getpid()}.part"
     try:
         with writing(path):
@@ -183,7 +188,7 @@ def write_atomically(path, mode="w"):
 
 
 def save_json(path, value):
-    """Writes strictly valid JSON, atomically: numbers that are not finite are an error."""
+    """Writes strictly valid JSON, atomically. Numbers that are not finite are an error."""
     with write_atomically(path) as file:
         json.dump(value, file, indent=1, allow_nan=False)
 
@@ -193,11 +198,11 @@ def save_json(path, value):
 
 @contextlib.contextmanager
 def directory_atomically(path, numbered=False):
-    """Yields `<path>.part`, a directory to fill; it becomes `path` when all is written, or is removed.
+    """Yields `<path>.part`, a directory to fill. At the end it becomes `path`; an error removes it.
 
-    No other process fills the same one, and what is there already stays.
-    numbered: where the path is taken, `<path>_2` takes its place, and so on.
-    Raises UserError where the path is taken or cannot be written.
+    No other process fills the same directory, and nothing that exists is overwritten.
+    numbered: whether to write to `<path>_2`, `<path>_3`, ... if the path exists.
+    Raises UserError if the path exists or cannot be written.
     """
     path = os.path.abspath(os.path.expanduser(path))
     try:
@@ -220,7 +225,7 @@ def directory_atomically(path, numbered=False):
                     os.remove(os.path.join(part, ".lock"))
                 if os.path.exists(final):
                     final = _free_name(path)
-                    print(f"{path} was made meanwhile: these results are in {final}", file=sys.stderr)
+                    print(f"{path} appeared meanwhile, so these results are in {final}", file=sys.stderr)
                 os.rename(part, final)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -228,14 +233,14 @@ def directory_atomically(path, numbered=False):
 
 
 def _free_name(path):
-    """The path, or the first of path_2, path_3, ... that is not taken."""
+    """The first of path, path_2, path_3, ... that does not exist."""
     names = itertools.chain([path], (f"{path}_{number}" for number in itertools.count(2)))
     return next(name for name in names
                 if not os.path.exists(name) and not os.path.exists(f"{name}.part"))
 
 
 def _make_part(final):
-    """Makes `<final>.part`. Returns its lock, held; None where the directory is there already."""
+    """Makes `<final>.part`. Returns its lock, which is held; None if the directory exists."""
     part = f"{final}.part"
     try:
         os.mkdir(part)
@@ -244,27 +249,27 @@ def _make_part(final):
     path = os.path.join(part, ".lock")
     try:
         held = lock(f"{path}.new")
-        os.rename(f"{path}.new", path)  # Whoever sees the file finds it locked.
+        os.rename(f"{path}.new", path)  # The file is locked from the moment that others can see it.
     except OSError as error:
         if error.errno in OF_THE_MACHINE:
             raise
-        held = contextlib.nullcontext()  # Without a lock's file nobody takes the part for abandoned.
+        held = contextlib.nullcontext()  # Without this file nobody takes the part for abandoned.
         with contextlib.suppress(FileNotFoundError):
             os.remove(f"{path}.new")
     return held
 
 
 def _remove_abandoned_parts(folder):
-    """Removes the parts in a folder whose process was killed: nobody holds their lock."""
+    """Removes the parts of killed processes in a folder. Nobody holds their locks."""
     for path in glob.glob(os.path.join(glob.escape(folder), "*.part", ".lock")):
         with contextlib.suppress(OSError), lock(path):
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
 
 
 def lock(path):
-    """Locks a file until the context that is returned ends, or the process dies.
+    """Locks a file. The lock ends with the context that this returns, or with the process.
 
-    Raises BlockingIOError where another holds the lock, and another OSError where the file system has
+    Raises BlockingIOError if another process holds the lock, and another OSError if the file system has
     no locks.
     """
     try:

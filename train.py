@@ -1,6 +1,6 @@
 """Trains a Clockwork VAE: python3 train.py --config configs/minerl.yml
 
-Started again with the same config, it goes on from its newest checkpoint.
+The same command goes on from the newest checkpoint.
 """
 
 import tools
@@ -9,13 +9,13 @@ from flags import parse_self_check_flags, parse_train_flags
 
 
 def read_config():
-    """The config that the command line asks for, and the keys that the file or a flag gives."""
+    """The config of the command line, and the keys that the file or a flag sets."""
     path, flags = parse_train_flags()
     return load_config(path, flags), read_yaml(path).keys() | flags.keys()
 
 
 if __name__ == "__main__":
-    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    # A wrong flag ends the script here, because importing TensorFlow takes seconds.
     tools.run_script(lambda: parse_self_check_flags() or read_config())
 
 import startup
@@ -42,7 +42,7 @@ from validation import GIF_EXAMPLES, Means, Validation
 
 FEW_CLIPS = 100
 SHORTEST_INTERVAL = 50  # steps between two validations of a short run
-SIGNALS_EVERY = 10  # steps after which several workers ask each other for a signal
+SIGNALS_EVERY = 10  # steps between two times that several workers tell each other of signals
 
 
 def main():
@@ -105,18 +105,17 @@ def run(config, devices, clips, validation_data, total, say):
 
 
 def seen_text(config, clips, total):
-    """How often each clip is seen in `total` steps, and whether there are few of them."""
+    """A sentence on how often training shows each clip, and a warning if there are few clips."""
     times = total * config.batch_size / clips.num_clips
     few = (f" {clips.num_clips} clips are few: the model will know them by heart; {FEW_CLIPS} or more "
            f"are better.") if clips.num_clips < FEW_CLIPS else ""
-    return f"Each clip is seen {times:,.0f} times.{few}" if times >= 2 else (
-        f"Each clip is seen {times:.1f} times.{few}")
+    return f"Each clip is seen {times:,.{0 if times >= 2 else 1}f} times.{few}"
 
 
 def with_intervals_for(total, config, given, say):
     """The config with intervals that fit a short run: a tenth of its steps, but no less than 50.
 
-    given: keys that the user gave; those keep their value.
+    given: the keys that the user set. They keep their values.
     """
     longest = max(SHORTEST_INTERVAL, -(-total // 10))
     shorter = {key: longest for key in ("save_scalars_every", "save_gifs_every", "save_model_every")
@@ -127,7 +126,7 @@ def with_intervals_for(total, config, given, say):
 
 
 def learning_rate(config, step, total):
-    """The learning rate of the step after `step` of `total`: the config's, whatever was before."""
+    """The learning rate of the step after `step` of `total`, from the config and these numbers alone."""
     warmup = config.lr_warmup_steps
     done = (step - warmup) / max(1, total - warmup)
     if step < warmup:
@@ -140,7 +139,7 @@ def learning_rate(config, step, total):
 def train(config, devices, clips, validation, model, optimizer, means, checkpoints, start, total):
     """Trains from step `start` to `total`. Returns the number of the signal that stopped it, or 0."""
     update, compiles = devices.training_step(model, optimizer), distribution.compiles(devices, model)
-    before = None  # the metrics of the step before: checked while a GPU computes this one
+    before = None  # The metrics of the step before are checked while a GPU computes this step.
     with (tools.Interrupts() as interrupts, Progress(config, start, total, devices.is_chief) as progress,
           contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
         if devices.is_chief:
@@ -153,7 +152,7 @@ def train(config, devices, clips, validation, model, optimizer, means, checkpoin
             means.add(metrics)
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1
-            # Workers stop together, or the others would wait for the one that stops.
+            # All workers stop at the same step, or the others would wait for one that has stopped.
             asks = devices.num_workers == 1 or step % SIGNALS_EVERY == 0
             stops = max(devices.gather(interrupts.number)) if asks else 0
             due = what_is_due(config, step, total, stops)
@@ -168,30 +167,29 @@ def train(config, devices, clips, validation, model, optimizer, means, checkpoin
 
 
 def what_is_due(config, step, total, stops):
-    """What is written after a step: a set of "scalars", "gifs", "model" and "named model"."""
-    ends = step == total
+    """Which records to write after a step: a set of "scalars", "gifs", "model" and "named model"."""
     every = {"scalars": config.save_scalars_every, "model": config.save_model_every,
              "named model": config.save_named_model_every,
              "gifs": config.save_gifs_every if config.save_gifs else None}
     due = {what for what, steps in every.items() if steps and step % steps == 0}
-    if ends:
+    if step == total:
         due |= {"scalars", "model"} | ({"gifs"} if config.save_gifs else set())
     return due | ({"model"} if stops else set())
 
 
 class Records:
-    """What the chief writes of a run: scalars, GIFs and checkpoints."""
+    """Writes the scalars, GIFs and checkpoints of a run. Only the chief has one."""
 
     def __init__(self, config, validation, means, checkpoints, start, total, progress):
         if not start:
-            checkpoints.save(0)  # Where there are metrics, there is a checkpoint.
+            checkpoints.save(0)  # A run that has logged metrics always has a checkpoint.
         self._config, self._validation, self._checkpoints = config, validation, checkpoints
         self._means = means
         self._logger = Logger(config.run_dir, start, config)
         self._unused, self._progress = UnusedLevels(total), progress
 
     def write(self, due, step, batch):
-        """due: as of what_is_due. batch: of the step."""
+        """due: the result of what_is_due. batch: the batch of the step."""
         if "scalars" in due:
             self._scalars(step)
         if "gifs" in due:
@@ -206,7 +204,7 @@ class Records:
         with self._progress.first("validation", startup.use_xla(self._config)):
             scalars = self._validation.scalars(step)
         scalars |= {"learning_rate": metrics["learning_rate"]}
-        # A loss whose KL does not count in full yet is not to be compared.
+        # Losses compare only after the warm-up of beta, when the KL counts in full.
         warm = self._config.beta_warmup_steps
         best = self._validation.data.split == "val" and step > warm and (
             scalars["total_loss"] < self._logger.least_validation_loss(warm))
@@ -227,7 +225,7 @@ class Records:
 
 
 def stop_unless_finite(metrics, index, clips):
-    """Ends the run where a step's loss or gradient is not finite, before anything is saved."""
+    """Ends the run if a step's loss or gradient is not finite, before anything is saved."""
     if metrics is None or np.isfinite(metrics["total_loss"] + metrics["grad_norm"]):
         return
     sys.exit(
@@ -237,7 +235,7 @@ def stop_unless_finite(metrics, index, clips):
 
 
 class UnusedLevels:
-    """Says, once for each, which levels' KL stays at nothing after a tenth of the run."""
+    """Names each level whose KL stays near 0 after a tenth of the run, once."""
 
     NATS = 0.01  # a frame
 
@@ -245,7 +243,7 @@ class UnusedLevels:
         self._first, self._low, self._said = -(-total // 10), set(), set()
 
     def look(self, step, scalars, say):
-        """scalars: of training, at every step that is logged. say: prints a line."""
+        """Takes the training scalars of a logged step. say: prints a line."""
         if step < self._first:
             return
         low = {name for name, value in scalars.items()
@@ -278,7 +276,7 @@ class Progress:
 
     @contextlib.contextmanager
     def first(self, what, compiles):
-        """Around the first call of a function, says that it is prepared and then how long that took."""
+        """Announces the first call of a function, which prepares it, and then says how long it took."""
         if what in self._known:
             yield
             return
@@ -295,7 +293,7 @@ class Progress:
         first = self._bar.n == self._bar.initial
         self._bar.update()
         now = time.monotonic()
-        # To read the loss is to wait for the device: not every step.
+        # Reading the loss waits for the device, so this does not happen at every step.
         if first or now > self._shown + 0.5 or self._bar.n == self._bar.total:
             loss = float(metrics["total_loss"])
             rate = self._bar.format_dict["rate"] or 0

@@ -1,4 +1,4 @@
-"""The scalars that a run logs: means over the steps of training, and those of validation videos."""
+"""The scalars that a run logs: means over training steps, and the loss of validation videos."""
 
 import tensorflow as tf
 
@@ -7,15 +7,15 @@ import startup
 from cells import fold_in
 from cwvae import in_chunks, last_state, over_videos
 
-# The seeds of validation are folded with these. No level has such a number.
+# Validation folds these numbers into its seeds. They differ from the number of any level.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
 GIF_EXAMPLES, GIF_PREDICTED = 4, 100
 
 
 class Means(tf.Module):
-    """The mean of each scalar over the steps since it was last taken; of the learning rate, the last.
+    """The mean of each scalar over the steps since the last `take`, but the learning rate as it is.
 
-    The sums are variables on the device. A checkpoint that holds this object holds them too.
+    The sums are variables on the device, and part of a checkpoint that holds this object.
     """
 
     LAST = ("learning_rate",)
@@ -24,8 +24,8 @@ class Means(tf.Module):
         """Adds the scalars of a step: a dict of tensors []."""
         for name in metrics:
             if not hasattr(self, _variable(name)):
-                # Restored as it is made, where the checkpoint that was restored holds it.
-                setattr(self, _variable(name), tf.Variable([0.0, 0.0]))  # the sum, and of how many
+                # TensorFlow restores this variable as soon as it is made, if the checkpoint holds it.
+                setattr(self, _variable(name), tf.Variable([0.0, 0.0]))  # the sum and the count
         self._add(dict(metrics))
 
     @tf.function(autograph=False)
@@ -35,7 +35,7 @@ class Means(tf.Module):
             total.assign(tf.stack([value, 1.0]) + (0.0 if name in self.LAST else total))
 
     def take(self):
-        """The means, a dict of float32, and begins anew."""
+        """Returns the means, a dict of float32, and sets the sums to 0."""
         means = {}
         for key, variable in vars(self).items():
             if isinstance(variable, tf.Variable):
@@ -55,7 +55,7 @@ class Validation:
 
     Args:
       config: a Config; model: a CWVAE; data: data_loader.Sequences.
-      rows: how many sequences are observed at once. No more frames than in a step of training are.
+      rows: how many sequences the model observes at once, seq_len frames at a time.
     """
 
     def __init__(self, config, model, data, rows):
@@ -66,9 +66,9 @@ class Validation:
         self._open_loop = tf.function(model.open_loop, jit_compile=startup.use_xla(config))
 
     def scalars(self, step):
-        """The scalars of CWVAE.loss, over num_val_batches batches of whole evaluation sequences.
+        """The scalars of CWVAE.loss, averaged over num_val_batches batches of evaluation sequences.
 
-        Where there are fewer sequences, all of them count. Each weighs as much as another.
+        If there are fewer sequences, all of them count.
         """
         config, total = self.config, []
         count = min(len(self.data), config.num_val_batches * config.batch_size)
@@ -110,7 +110,7 @@ class Validation:
 
 
 def nats_of_videos(model, rollout):
-    """The nats of each video of a Rollout that CWVAE.loss is made from, nested [B, ...]."""
+    """The nats of each video of a Rollout that CWVAE.loss averages, nested [B, ...]."""
     found = []
 
     def keep(nats):

@@ -1,4 +1,4 @@
-"""A trained model for NumPy videos: predict, reconstruct, encode_states, surprise. See runs.load."""
+"""A trained model for NumPy videos, from runs.load: predict, reconstruct, encode_states, surprise."""
 
 import functools
 import os
@@ -19,11 +19,10 @@ OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
 class VideoModel:
     """A CWVAE with its weights, for NumPy videos.
 
-    A video is [T, S, S, C], or several are [B, T, S, S, C], with S and C of the config; uint8, or float
-    in [0, 1]. Results have the dtype of the video, and the axis B where the video has it. A model of
-    actions needs `actions`, [T, A] or [B, T, A]: row t is the action taken on seeing frame t, so it
-    leads to frame t + 1. The same seed gives the same result.
-    An argument that does not fit raises a ValueError that says what is expected.
+    One video is [T, S, S, C], several are [B, T, S, S, C], with S and C of the config; uint8, or float
+    in [0, 1]. Results have the dtype and the axis B of the video. A model with actions needs `actions`,
+    [T, A] or [B, T, A]: row t is the action taken on seeing frame t, so it leads to frame t + 1. The
+    same seed gives the same result. A wrong argument raises a ValueError that names the right form.
 
     config: a Config. model: a cwvae.CWVAE.
     """
@@ -39,12 +38,13 @@ class VideoModel:
     def predict(self, video, frames, samples=1, seed=0, actions=None):
         """Continues a video open-loop: [samples, frames, S, S, C], or [B, samples, frames, S, S, C].
 
-        All of the video is observed; its length is a multiple of the top level's frames per tick.
-        video may be a path too: of a file, or a folder of numbered images, of any kind and size that
-        training reads. Its frames are cropped, resized and skipped as in training, and its last ones are
-        observed, as many as are such a multiple.
+        video: observed whole, so its length must be a multiple of the top level's frames per tick. It
+          may also be the path of any file, or folder of numbered images, that training can read. Its
+          frames are then cropped, resized and skipped as in training, and the first frames are left out
+          until the length is such a multiple.
+        actions: of the video and of the frames to come, [T + frames, A]. The last row is not used.
+
         imageio.mimwrite("future.mp4", future[0], fps=20) writes the first sample as mp4.
-        actions: of the video and of the frames to come, [T + frames, A]; the last one is not used.
         """
         video = self._read(video)
         videos, single = self._videos(video)
@@ -62,7 +62,7 @@ class VideoModel:
         return self._like(video, self._decode_in_pieces(states), single)
 
     def reconstruct(self, video, actions=None, seed=None):
-        """The video as the posterior reconstructs it, in the same shape.
+        """The posterior's reconstruction of the video, in the same shape.
 
         seed: of the samples; None takes the modes.
         """
@@ -83,10 +83,10 @@ class VideoModel:
         return [level[0] for level in levels] if single else levels
 
     def surprise(self, video, actions=None, seed=0):
-        """Nats of every frame, float32 [T]: its negative log-likelihood, and the levels' KL.
+        """Nats of every frame, float32 [T]: its negative log-likelihood plus the KL of the levels.
 
-        The KL of a tick is spread evenly over the frames that it covers, so that the mean over frames is
-        the negative evidence lower bound that training logs as total_loss, without beta and free nats.
+        The KL of a tick is spread evenly over the frames that it covers. The mean over frames is the
+        total_loss of training without beta and free nats.
         """
         videos, single = self._videos(video)
         nats = np.concatenate([self._surprise(rollout) for rollout in self._rollouts(
@@ -131,7 +131,7 @@ class VideoModel:
         return Predictor(config, self.model, samples, seed=0)
 
     def _decode_in_pieces(self, states):
-        """The frames of states [..., T, Z + H], decoded some at a time: float32 [..., T, S, S, C]."""
+        """Decodes states [..., T, Z + H], some at a time: float32 [..., T, S, S, C]."""
         flat = tf.reshape(states, [-1, states.shape[-1]])
         frames = np.concatenate([
             tf.clip_by_value(self._decode(flat[start:start + DECODED_AT_ONCE]), 0.0, 1.0)
@@ -139,7 +139,7 @@ class VideoModel:
         return frames.reshape(*states.shape[:-1], *frames.shape[1:])
 
     def _read(self, video):
-        """The frames of a video at a path, as training crops and resizes them; an array as it is."""
+        """The frames at a path, cropped and resized as in training; an array stays as it is."""
         if not isinstance(video, str | os.PathLike):
             return video
         config, path = self.config, os.path.expanduser(os.fspath(video))
@@ -172,7 +172,7 @@ class VideoModel:
         return (video[None], True) if video.ndim == 4 else (video, False)
 
     def _actions(self, actions, videos, frames, single):
-        """What led to each frame, as a batch has it: {"actions": [B, frames, A]}; {} without actions."""
+        """The action that led to each frame: {"actions": [B, frames, A]}; {} if the model takes none."""
         size = self.model.action_size
         if not size:
             if actions is not None:
@@ -190,7 +190,7 @@ class VideoModel:
         return {"actions": np.concatenate([np.zeros_like(actions[:, :1]), actions[:, :-1]], 1)}
 
     def _like(self, video, frames, single):
-        """Frames as an array of the kind of the video that was given."""
+        """Frames in the form and dtype of the given video."""
         frames = frames[0] if single else frames
         dtype = np.asarray(video).dtype
         return to_uint8(frames) if dtype == np.uint8 else frames.astype(dtype)

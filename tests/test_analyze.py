@@ -228,7 +228,7 @@ def test_information_uses_what_fits(loaded, tmp_path, capsys):
     flags = types.SimpleNamespace(data_root=None, seq_len=None, num_examples=None, frame_skips=[1, 4])
     _, data = analyze.information_data(config, flags)
     assert data.seq_len == 3 and flags.num_examples == 3
-    assert "Sequences of 3 frames, not the config's 8" in capsys.readouterr().out
+    assert "Sequences have 3 frames, not the config's 8" in capsys.readouterr().out
     slow, fast = data.batches(0, 3)
     assert slow["video"].shape == fast["video"].shape == (3, 3, 64, 64, 1)
     np.testing.assert_array_equal(slow["video"][:, 0], fast["video"][:, 0])

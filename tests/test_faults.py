@@ -159,7 +159,7 @@ def test_a_signal_ends_the_process_and_a_shells_loop(name):
 def test_a_closed_pipe_is_one_line():
     ended = program('for i in range(100000): print("line", i)', "{} | head -1; exit ${{PIPESTATUS[0]}}")
     assert (ended.returncode, ended.stdout) == (1, "line 0\n")
-    assert ended.stderr == "-c: error: what read the output has closed it\n"
+    assert ended.stderr == "-c: error: the program that reads the output has closed it\n"
     ended = program('print("a"); sys.stdout.flush(); time.sleep(1); print("b")',
                     "{} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}")
     assert (ended.returncode, ended.stdout) == (1, "a\n")

@@ -9,6 +9,7 @@ import yaml
 
 import analyze
 import bench
+import dreams
 import eval as evaluation
 import plot
 import tools
@@ -82,7 +83,7 @@ def test_a_flag_takes_odd_values_or_says_what_is_wrong(
             if flag == "--data-root" and os.path.exists(os.path.expanduser(value)):
                 continue
             for module, name in [(evaluation, "evaluate"), (analyze, "levels"), (analyze, "information"),
-                                 (analyze, "dream"), (plot, "save_comparison")]:
+                                 (dreams, "analyze"), (plot, "save_comparison")]:
                 monkeypatch.setattr(module, name, lambda *_: "a.png")
             for name in ("bench_train", "bench_eval"):
                 monkeypatch.setattr(bench, name, lambda flags: bench.configure(flags) and {})

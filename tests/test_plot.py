@@ -312,7 +312,7 @@ def test_two_models_differ_where_the_interval_of_their_paired_difference_exclude
     run_plot(monkeypatch, *(tmp_path / f"eval_{name}" for name in "abc"), "--labels", *"abc",
              "--out", tmp_path / "a.png", "--spans", "1-2")
     text = (tmp_path / "a.md").read_text()
-    assert "By how much each is better than a, on the same videos." in text
+    assert "How much better each is than a, on the same videos." in text
     rows = {row[0]: row[1:] for row in comparison.difference_rows(
         curves_of(*(tmp_path / f"eval_{name}" for name in "abc")), list("abc"), [(1, 2)])}
     better, equal = rows["PSNR (dB) ↑, mean"]

@@ -297,7 +297,7 @@ def test_other_data_is_not_trained_on_in_the_same_run(workplace, tmp_path, monke
 
     start("a")
     start("moved")
-    with pytest.raises(tools.UserError, match=f"other data .*then in {tmp_path / 'moved'}.*init_from"):
+    with pytest.raises(tools.UserError, match=f"other data .*was in {tmp_path / 'moved'}.*init_from"):
         start("b")
 
 

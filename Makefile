@@ -1,10 +1,10 @@
-# make demo: prepares the built-in data, trains a small model, evaluates it, names the pictures.
-# make demo-mazes: the same on walks through mazes, in colour, some ten minutes of two cores.
-# make test: lints and runs the tests, but those that are slow, and prints the ten slowest.
-# make test-all: lints and runs all tests, those too that kill, fill disks, or start several processes.
-# make results: trains and compares one, two and three levels on one moving digit, some hours; part of
-# it by make results SEEDS=1 LEVELS=3, with SEEDS the number of seeds. It goes on where it was stopped.
-# Each installs what it needs into .venv, once.
+# make demo: prepares built-in data, trains a small model, evaluates it, and names the folder of results.
+# make demo-mazes: the same with walks through mazes, in colour. It takes ten minutes on two cores.
+# make test: checks the style and runs the quick tests.
+# make test-all: checks the style and runs all tests. Slow ones kill, fill disks, or start processes.
+# make results: trains and compares one, two and three levels on one moving digit, which takes hours.
+# make results SEEDS=1 LEVELS=3 is a part of it. Started again, it goes on.
+# The first of these installs all packages into .venv.
 
 PYTHON = python3
 LOGS = logs

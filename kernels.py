@@ -2,15 +2,18 @@
 
 You need not read this to change the model. `fast: false` does not use it, and ties.py makes sure that an
 edit of the readable code takes effect. The encoder and the decoder are in conv_kernels.py.
+`python3 kernels.py` writes ties.json.
 """
 
 import collections
 import functools
 import sys
 
+import startup
+
+# isort: split
 import tensorflow as tf
 
-import startup
 import ties
 from cells import Dense, Gaussian, GRUCell, Level, RSSMCell, product, swap
 from conv_kernels import FastDecoder, FastEncoder
@@ -305,3 +308,7 @@ _said = set()
 def runs_fast(part):
     """Whether the fast form of a part of a model runs. If an edit prevents it, a line says so."""
     return type(part) in FAST.values() and ties.hold(part)
+
+
+if __name__ == "__main__":
+    ties.write()

@@ -5,7 +5,7 @@ each definition that they repeat. Whenever TensorFlow traces a step, `hold` comp
 these digests. If they differ, the readable form runs, and one line on stderr says why.
 
 After you change a readable form and its fast form alike, run tests/test_kernels.py. Then write the new
-digests: python3 ties.py
+digests: python3 kernels.py
 """
 
 import ast
@@ -220,14 +220,7 @@ def current_table():
     return {name: found[name] for name in sorted(found) if name not in FREE}
 
 
-def main():
-    import startup  # noqa: F401, I001  TensorFlow is heavy, and only the forms' modules need it.
-    import kernels  # noqa: F401
-    import ties  # The forms are marked there, not in __main__.
-
-    TABLE.write_text(json.dumps(ties.current_table(), indent=1) + "\n")
-    print(f"{TABLE.name}: {len(ties.current_table())} definitions")
-
-
-if __name__ == "__main__":
-    main()
+def write():
+    """Writes the table anew. Only kernels.py, which has imported all fast forms, calls it."""
+    TABLE.write_text(json.dumps(current_table(), indent=1) + "\n")
+    print(f"{TABLE.name}: {len(current_table())} definitions")

@@ -1,4 +1,4 @@
-"""What the scripts' first import says, and what not."""
+"""The first import of scripts: its messages, and the settings that it overrides."""
 
 import json
 import os
@@ -23,6 +23,7 @@ def import_startup(first, code=0, then="", **environment):
     return process.stderr
 
 
+@pytest.mark.slow
 def test_no_folder_for_temporary_files_is_one_line():
     said = import_startup(
         "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc']", code=1)
@@ -73,16 +74,19 @@ assert "MPLBACKEND" not in os.environ and os.environ["TF_USE_LEGACY_KERAS"] == "
         assert said in line
 
 
+@pytest.mark.slow
 def test_a_backend_that_is_there_stays():
     then = "import matplotlib, os; assert matplotlib.rcParams['backend'] == os.environ['MPLBACKEND']"
     assert not import_startup("", then=then, MPLBACKEND="svg")
 
 
+@pytest.mark.slow
 def test_a_keras_that_was_imported_before_is_refused_in_a_line():
     said = import_startup("import tensorflow as tf; tf.keras.layers", code=1, TF_USE_LEGACY_KERAS="1")
     assert said.splitlines()[-1].startswith("ImportError: Keras was imported before")
 
 
+@pytest.mark.slow
 def test_calls_that_linux_alone_has_are_not_needed():
     first = "import os; del os.sched_getaffinity; import sys; sys.argv = ['a.py']"
     then = "import train, analyze, plot, bench, data_loader, tools; __import__('eval')\n"
@@ -95,5 +99,6 @@ def test_a_measurement_that_linux_alone_allows_is_refused_elsewhere(refusal, mon
     assert "Linux alone" in refusal(bench.main, "data")
 
 
+@pytest.mark.slow
 def test_runs_sets_tensorflow_up_as_scripts_do():
     assert "KERAS_BACKEND=jax is overridden" in import_startup("import runs", KERAS_BACKEND="jax")

@@ -22,7 +22,7 @@ from cwvae import CWVAE
 
 
 def test_the_table_is_current():
-    assert ties.table() == ties.current_table(), "run tests/test_kernels.py, then python3 ties.py"
+    assert ties.table() == ties.current_table(), "run tests/test_kernels.py, then python3 kernels.py"
 
 
 def test_the_table_is_whole():

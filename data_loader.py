@@ -328,7 +328,8 @@ def _say_too_short(key, seq_len, split, opened, kept):
     """Names videos that are left out since they are shorter than seq_len."""
     short = np.flatnonzero(kept < seq_len)
     if len(short):
-        first = ", ".join(f"{opened.names[video]} ({kept[video]} frames)" for video in short[:NAMED])
+        first = ", ".join(f"{files.shown(opened.names[video])} ({kept[video]} frames)"
+                          for video in short[:NAMED])
         print(f"{len(short)} of {len(kept)} {split} videos are shorter than {key} {seq_len} and left "
               f"out: {first}{', ...' if len(short) > NAMED else ''}. {kept.min()} would keep all.",
               file=sys.stderr)

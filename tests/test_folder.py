@@ -1,5 +1,6 @@
 """A folder of one's own videos: what is found in it, how it is split, and how its store grows."""
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import twins
+import yaml
 from PIL import Image
 from test_data_loader import config_for, counting, folder_of
 
@@ -102,6 +104,35 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 def test_odd_folders_are_folders(name, tmp_path):
     root = folder_of(tmp_path / name, [12, 12])
     assert data_loader.Clips(config_for(root)).num_clips == 4
+
+
+@pytest.mark.parametrize("odd", [b"a\xffb", b"a\nb"])
+def test_names_that_are_no_text_or_two_lines_are_prepared_or_refused_in_one(odd, tmp_path):
+    """As a user runs it: two good files and a damaged one are so called, a folder of pictures too."""
+    config = dict(dataclasses.asdict(config_for(str(tmp_path / "data"), seq_len=6)), eval_seq_len=6)
+    (tmp_path / "a.yml").write_text(yaml.safe_dump(config))
+    for number, split in enumerate(("train", "test")):
+        parent = os.fsencode(tmp_path / "data" / split)
+        os.makedirs(os.path.join(parent, odd))
+        with open(os.path.join(parent, odd + b".mp4"), "wb") as file:
+            file.write(twins.encode(twins.movie(number, 6)))
+        np.save(os.fsdecode(os.path.join(parent, odd + b".npy")), counting(number, 6))
+        for index in range(6):
+            Image.fromarray(counting(index, 1)[0, ..., 0]).save(
+                os.fsdecode(os.path.join(parent, odd, b"%d.png" % index)))
+    with open(os.path.join(parent, odd + b"2.mp4"), "wb") as file:
+        file.write(b"no video")
+    flags = ["--config", tmp_path / "a.yml", "--out", tmp_path / "a.png"]
+    said = subprocess.run([sys.executable, "data_loader.py", *map(str, flags)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    name = odd.decode(errors="backslashreplace").replace("\n", "\\n")
+    assert f"Skipped {tmp_path}/data/test/{name}2.mp4: is no video" in said.stderr
+    assert "1 of 7 files cannot be read" in said.stderr and "Traceback" not in said.stderr
+    lines = said.stdout.splitlines()
+    assert sum("3 videos" in line for line in lines) == 2
+    for ending in (".mp4", ".npy", ""):
+        assert any(line.startswith(f"  train/{name}{ending} frames 0-5") for line in lines)
 
 
 @pytest.mark.parametrize("dataset", ["videos", "moving_digits_demo"])

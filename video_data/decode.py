@@ -24,13 +24,12 @@ TIMELESS = ("gif", "apng")  # Formats whose pictures last as long as their autho
 # Streams and pictures without a container: where a file seems to be one, its beginning is lost.
 RAW = ("m4v", "mjpeg", "mjpeg_2000", "h261", "h263", "h264", "hevc", "vvc", "vc1", "obu", "dirac",
        "cavsvideo", "image2")
-BLOCK = 2**20  # Bytes that are handed on at a time.
 
 
 def decode(path, form, sink, keep_partial=False, threads=0):
     """Decodes the first video stream of a file: (Video without actions, which frames were kept).
 
-    sink: takes the frames, uint8 [t, *form.shape], in `frames`, and is told in `alive` of progress.
+    sink: takes frames, uint8 [*form.shape], in `frames`, and is told in `alive` of progress.
     keep_partial: whether what comes before a loss is a video.
     What was kept is None where it is every frame; else (the frame of the file that each of the video
     shows, how many there are), by form.fps.
@@ -96,6 +95,17 @@ def _atoms(file, size):
     return names
 
 
+def _turn(frame):
+    """Which sides a frame is to be mirrored at, by its metadata: (swap rows and columns, x, y)."""
+    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    if abs(b) > abs(a):
+        return True, c < 0, b < 0
+    return False, a < 0, d < 0
+
+
 class _Decoding:
     """One pass over a file."""
 
@@ -103,7 +113,7 @@ class _Decoding:
         self._container, self._form, self._sink = container, form, sink
         self._keep_partial, self._threads, self._pictures = keep_partial, threads, pictures
         self._stream = _stream_of(container)
-        self._context = self._codec()
+        self._codec_name, self._context = self._stream.codec_context.name, self._codec()
         self._graphs, self._size = {}, None
         self._losses, self._notes = [loss] if loss else [], []
         self._packets, self._spans, self._frames, self._hidden, self._fields = 0, [], 0, 0, 0
@@ -118,17 +128,12 @@ class _Decoding:
         return context
 
     def run(self):
-        shown, block = [], []
-        for index, frame, times in on_show(self._whole(), self._form.fps):
-            pixels = self._square(frame)
+        shown = []
+        for index, (frame, turn), times in on_show(self._whole(), self._form.fps):
+            pixels = self._square(frame, turn)
             shown += [index] * times
             for _ in range(times):
-                block.append(pixels)
-                if len(block) * pixels.nbytes >= BLOCK:
-                    self._sink.frames(np.stack(block))
-                    block.clear()
-        if block:
-            self._sink.frames(np.stack(block))
+                self._sink.frames(pixels)
         self._look_for_losses()
         if self._losses and not (self._keep_partial and shown):
             raise Broken(self._losses[0])
@@ -174,19 +179,22 @@ class _Decoding:
 
     def _count(self, packet):
         self._packets += 1
-        codec = self._stream.codec_context.name
-        if packet.is_discard or codec == "vp8" and not bytes(packet)[0] & 16:
+        if packet.is_discard or self._codec_name == "vp8" and not bytes(packet)[0] & 16:
             self._hidden += 1
         if packet.pts is not None:
             self._spans.append((packet.pts, packet.duration or 0))
 
     def _whole(self):
-        """Yields (start, end, frame) with times in seconds, or None where they are unknown."""
+        """Yields (start, end, (frame, how it is turned)).
+
+        The times are in seconds, or None where they are unknown, or nobody needs them.
+        """
         base, rate = self._stream.time_base, self._stream.average_rate
         for frame in self._decoded():
             if frame.is_corrupt:
                 return self._lose(f"its frame {self._frames} is corrupt")
-            size = self._size_of(frame)
+            turn = _turn(frame)
+            size = (frame.width, frame.height) if turn[0] else (frame.height, frame.width)  # As shown.
             if size != (self._size or size):
                 return self._lose("its picture changes from {1}x{0} to {3}x{2} at frame {4}".format(
                     *self._size, *size, self._frames))
@@ -194,37 +202,25 @@ class _Decoding:
                 self._notes.append(f"has HDR colours ({HDR[frame.color_trc]}), which are read as they "
                                    "are: not tone-mapped")
             self._size = size
-            stamp = frame.dts if frame.pts is None else frame.pts
-            start = (None if stamp is None else stamp * base) if base else None
-            if start is None and rate:
-                start = self._frames / rate
+            start = end = None
+            if self._form.fps:
+                stamp = frame.dts if frame.pts is None else frame.pts
+                if stamp is not None and base:
+                    start = stamp * base
+                elif rate:
+                    start = self._frames / rate
+                lasts = frame.duration * base if frame.duration and base else 1 / rate if rate else 0
+                end = None if start is None else start + lasts
             self._frames += 1
             self._fields += frame.interlaced_frame
-            lasts = frame.duration * base if frame.duration and base else 1 / rate if rate else 0
-            yield start, None if start is None else start + lasts, frame
+            yield start, end, (frame, turn)
         return None
 
     # --------------------------------------------------------------------------------------- pixels
 
-    def _turn(self, frame):
-        """Which sides a frame is to be mirrored at, by its metadata: (swap rows and columns, x, y)."""
-        matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
-        if matrix is None:
-            return False, False, False
-        a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
-        if abs(b) > abs(a):
-            return True, c < 0, b < 0
-        return False, a < 0, d < 0
-
-    def _size_of(self, frame):
-        """Height and width, as they are shown."""
-        swapped, _, _ = self._turn(frame)
-        return (frame.width, frame.height) if swapped else (frame.height, frame.width)
-
-    def _square(self, frame):
+    def _square(self, frame, turn):
         """Converts a frame to uint8 form.shape."""
-        key = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range,
-               self._turn(frame))
+        key = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, turn)
         if key not in self._graphs:
             self._graphs[key] = self._graph(*key)
         frame.pts = None  # The graph needs no times, and equal ones would disturb it.
@@ -278,7 +274,7 @@ class _Decoding:
         if self._packets < declared:
             self._lose(f"it declares {declared} frames, but {self._packets} are there")
         expected = self._packets - self._hidden
-        one_to_one = stream.codec_context.name in ONE_TO_ONE and not self._fields
+        one_to_one = self._codec_name in ONE_TO_ONE and not self._fields
         if one_to_one and self._frames < expected:
             self._lose(f"only {self._frames} of its {expected} pictures can be decoded")
         missing = self._missing_at_the_end(known)

@@ -4,6 +4,7 @@ It imports nothing of TensorFlow. A file that crashes it, or that it never comes
 that file alone: videos.py starts another.
 """
 
+import math
 import multiprocessing.connection
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from multiprocessing import reduction
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from video_data.timing import actions_beside, checked_actions
 def read(request, sink):
     """Reads the videos of a request into a sink: (a list of Video, {part: why it was left out}).
 
-    sink.frames takes uint8 [t, *form.shape], all videos one after the other; sink.alive hears of
+    sink.frames takes uint8 [..., *form.shape], all videos one after the other; sink.alive hears of
     progress; sink.cut takes back what came after so many frames. Raises Broken.
     """
     magic = b"" if request.pictures else _beginning(request.path)
@@ -72,30 +74,36 @@ def _beginning(path):
 
 
 class _Sink:
-    """Sends frames, and once a second that it is alive."""
+    """Writes frames to a file, and tells the other process once a second that this one is alive."""
 
-    def __init__(self, connection):
+    def __init__(self, connection, file, frame_bytes):
         self._connection, self._said = connection, time.monotonic()
+        self._file, self._frame_bytes = file, frame_bytes
 
     def frames(self, frames):
-        self._send("frames", np.ascontiguousarray(frames).tobytes())
+        self._file.write(np.ascontiguousarray(frames))
+        self.alive()
 
     def cut(self, count):
-        self._send("cut", count)
+        self._file.truncate(count * self._frame_bytes)
+        self._file.seek(0, os.SEEK_END)
 
     def alive(self):
         if time.monotonic() > self._said + 1:
-            self._send("alive", None)
-
-    def _send(self, *message):
-        self._connection.send(message)
-        self._said = time.monotonic()
+            self._connection.send(("alive", None))
+            self._said = time.monotonic()
 
 
-def answer(request, sink):
-    """What the other process is told: a kind, and what belongs to it."""
+def answer(request, connection):
+    """What the other process is told: a kind, and what belongs to it.
+
+    Frames go to the file that it sends behind the request.
+    """
     try:
-        return "done", estimate_frames(request) if request.estimate else read(request, sink)
+        if request.estimate:
+            return "done", estimate_frames(request)
+        with open(reduction.recv_handle(connection), "wb", 2**20) as file:
+            return "done", read(request, _Sink(connection, file, math.prod(request.form.shape)))
     except Broken as error:
         return "broken", error
     except (BrokenPipeError, ConnectionError):
@@ -120,10 +128,9 @@ def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that started this one ends it.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = multiprocessing.connection.Connection(int(sys.argv[1]))
-    sink = _Sink(connection)
     try:
         while True:
-            connection.send(answer(connection.recv(), sink))
+            connection.send(answer(connection.recv(), connection))
     except (EOFError, ConnectionError):
         pass
 

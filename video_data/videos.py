@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from multiprocessing import reduction
 
 import numpy as np
 
@@ -61,7 +62,6 @@ class Readers:
         """
         with tempfile.TemporaryFile(dir=request.scratch) as file:
             found, left_out = self._ask(request, file)
-            file.flush()
             frames = sum(video.length for video in found)
             mapped = np.memmap(file, np.uint8, "r", shape=(frames, *request.form.shape))
             return mapped, found, left_out
@@ -114,27 +114,24 @@ class _Reader:
         self._process.kill()
 
     def ask(self, request, file):
-        """Sends a request, appends the frames that come to a file, and returns the result.
+        """Sends a request, and the file that its frames are to be written to; returns the result.
 
-        Raises Broken, and OSError where the disk of either process is full.
+        Raises Broken, and OSError where the disk is full.
         """
         try:
             self._connection.send(request)
+            if file:
+                reduction.send_handle(self._connection, file.fileno(), self._process.pid)
             while True:
                 if not self._connection.poll(STALL):
                     raise Broken(f"gave no frame for {STALL} s")
                 kind, value = self._connection.recv()
-                if kind == "frames":
-                    file.write(value)
-                elif kind == "cut":
-                    file.truncate(value * int(np.prod(request.form.shape)))
-                    file.seek(0, os.SEEK_END)
-                elif kind == "disk full":
+                if kind == "disk full":
                     raise OSError(value, os.strerror(value))
-                elif kind == "broken":
+                if kind == "broken":
                     broken = value
                     break
-                elif kind == "done":
+                if kind == "done":
                     return value
         except (EOFError, ConnectionError):
             raise self._death() from None

@@ -27,7 +27,7 @@ demo-mazes: .venv/installed_mazes
 	.venv/bin/python train.py --config configs/mazes_demo.yml --log-root $(LOGS) $(DEMO_FLAGS)
 	run=$$(.venv/bin/python -c "import config; print(config.load_config(\
 	  'configs/mazes_demo.yml', {'log_root': '$(LOGS)'}).run_dir)"); \
-	  .venv/bin/python eval.py $(EVAL_FLAGS) --seq-len 200 --model-dir "$$run" && \
+	  .venv/bin/python eval.py $(EVAL_FLAGS) --mean-only --seq-len 150 --model-dir "$$run" && \
 	  echo "Open $$(ls -td "$$run"/eval_*/contact_sheet.png | head -n 1)"
 
 results: .venv/installed

@@ -1,17 +1,23 @@
 """The weights in the repository: small, and they predict what docs/results.md says of them."""
 
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 from conftest import ROOT, finish, script
 
+import data_loader
+import metrics
 import runs
 from config import load_config
 from cwvae import CWVAE
-from video_data import store
+from predictor import Predictor
+from video_data import doom_mazes, store
 
 MODELS = sorted((ROOT / "pretrained").iterdir())
+DIGITS = [path for path in MODELS if path.name.startswith("moving_digit_")]
+MAZES = ROOT / "pretrained" / "doom_mazes_levels_3"
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +26,14 @@ def data_root(tmp_path_factory):
 
 
 def test_there_is_one_of_each_number_of_levels_and_they_are_small():
-    assert [path.name for path in MODELS] == [f"moving_digit_levels_{levels}" for levels in (1, 2, 3)]
-    assert [load_config(path / "config.yml").levels for path in MODELS] == [1, 2, 3]
+    assert [MAZES, *DIGITS] == MODELS
+    assert [path.name for path in DIGITS] == [f"moving_digit_levels_{levels}" for levels in (1, 2, 3)]
+    assert [load_config(path / "config.yml").levels for path in DIGITS] == [1, 2, 3]
     files = [file for path in MODELS for file in path.rglob("*") if "eval_" not in str(file)]
     assert sum(file.stat().st_size for file in files) < 25e6
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DIGITS, ids=lambda path: path.name)
 def test_evaluation_from_a_clean_clone(path, data_root, tmp_path):
     out = tmp_path / "evaluation"
     said = finish(script("eval.py", "--model-dir", path, "--data-root", data_root, "--num-examples", 10,
@@ -41,7 +48,8 @@ def test_evaluation_from_a_clean_clone(path, data_root, tmp_path):
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
 def test_training_starts_from_them(path, tmp_path, capsys):
-    model = CWVAE(load_config(path / "config.yml"))
+    config = load_config(path / "config.yml")
+    model = CWVAE(config, 2 if config.actions else 0)
     assert runs.Checkpoints(tmp_path, model=model).restore(str(path)) == 0
     assert "Starts from the weights of" in capsys.readouterr().out
 
@@ -52,4 +60,22 @@ def test_their_results_are_of_the_same_config(path):
     config = load_config(path / "config.yml")
     for key in ("levels", "dec_stddev", "beta_warmup_steps", "free_nats", "seed", "max_steps"):
         assert results["settings"][key] == getattr(config, key)
-    assert results["settings"]["eval_seq_len"] == 1000
+    assert results["settings"]["eval_seq_len"] == (264 if path == MAZES else 1000)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vizdoom") is None,
+                    reason="ViZDoom is not there: pip install -r requirements-mazes.txt")
+def test_walks_through_mazes_from_a_clean_clone(tmp_path, monkeypatch):
+    lengths = {split: (4, length) for split, (_, length) in doom_mazes.SIZES["full"].items()}
+    monkeypatch.setitem(doom_mazes.SIZES, "full", lengths)
+    config = load_config(MAZES / "config.yml").replace(
+        data_root=str(tmp_path), eval_seq_len=96, cell_mean_only=True)
+    data = data_loader.evaluation_sequences(config)
+    model = CWVAE(config, data.action_size)
+    runs.restore_model(str(MAZES), model)
+    predictor = Predictor(config, model, 1, 0)
+    batch = data.batch(0, 4)
+    _, scores = predictor.predict(batch, 0)
+    trivial = metrics.trivial_of("psnr", predictor.trivial(batch))
+    best = max(values[:, :8].mean() for values in trivial.values())
+    assert scores["psnr"][:, 0, :8].mean() > best + 1

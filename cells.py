@@ -77,7 +77,7 @@ class Cell(tf.keras.layers.Layer):
 
     Args:
       config: a Config; level: its number, 0 at the bottom.
-      context_size: width of the context c: the state of the level above and, at level 0, the action.
+      context_size: width of the context c: the state of the level above, and the actions of a tick.
       obs_size: width of the embeddings e.
       dtype: the policy of its layers.
     """

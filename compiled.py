@@ -15,6 +15,8 @@ import shutil
 import sys
 import tempfile
 
+from tools import write_atomically
+
 FLAG = "--tf_xla_persistent_cache_directory"
 LEAST_FREE = 2**28  # bytes that the disks must have left
 MOST = 500  # files, some 100 MB
@@ -80,7 +82,7 @@ def _machine():
 
 def _whole(shared):
     """The newest of the shared files, whose names tell their sizes. The others are removed."""
-    entries = [entry for entry in os.scandir(shared) if not entry.name.startswith(".")]
+    entries = [entry for entry in os.scandir(shared) if not entry.name.endswith(".part")]
     entries.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
     whole = [entry.path for entry in entries[:MOST]
              if entry.name.partition("_")[0] == str(entry.stat().st_size)]
@@ -94,9 +96,9 @@ def _end(own, shared):
     try:
         for entry in os.scandir(own):
             if entry.name.endswith(".pb") and not entry.is_symlink():
-                part = os.path.join(shared, f".{os.getpid()}")
-                shutil.copyfile(entry.path, part)
-                os.replace(part, os.path.join(shared, f"{entry.stat().st_size}_{entry.name}"))
+                path = os.path.join(shared, f"{entry.stat().st_size}_{entry.name}")
+                with open(entry.path, "rb") as new, write_atomically(path, "wb") as file:
+                    shutil.copyfileobj(new, file)
     except OSError as error:
         _say(error)
     finally:

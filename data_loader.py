@@ -58,6 +58,9 @@ class Clips:
         worker * B / num_workers onwards of every global batch of B = config.batch_size clips.
 
     Raises UserError where no video is as long as a clip, or the data does not fit the config.
+
+    Attributes:
+      action_size: numbers of an action; 0 without actions.
     """
 
     def __init__(self, config, worker=0, num_workers=1):
@@ -66,6 +69,7 @@ class Clips:
                             f"by {num_workers} workers")
         self._config = config
         self._opened, _ = _open(config, "train")
+        self.action_size = _action_size(self._opened)
         self._videos = self._opened["video"]
         share = config.batch_size // num_workers
         self._share = slice(worker * share, (worker + 1) * share)
@@ -86,11 +90,6 @@ class Clips:
     def steps_per_epoch(self):
         """Steps until every clip was read once; a fraction where batches do not fit an epoch."""
         return self.num_clips / self._config.batch_size
-
-    @property
-    def action_size(self):
-        """Numbers of an action; 0 without actions."""
-        return self._opened["actions"].shape[0] if "actions" in self._opened else 0
 
     @functools.cached_property
     def fingerprint(self):
@@ -204,10 +203,12 @@ class Sequences:
 
     Attributes:
       split: the one that is read; `test` where `val` was wanted and the dataset has none.
+      action_size: numbers of an action; 0 without actions.
     """
 
     def __init__(self, config, seq_len, split="test", min_frames=None):
         self._opened, self.split = _open(config, split)
+        self.action_size = _action_size(self._opened)
         self._seq_len, self._skip = seq_len, config.frame_skip
         opened = self._opened["video"]
         kept = _kept_frames(opened, self._skip)
@@ -224,11 +225,6 @@ class Sequences:
 
     def __len__(self):
         return len(self._long_enough)
-
-    @property
-    def action_size(self):
-        """Numbers of an action; 0 without actions."""
-        return self._opened["actions"].shape[0] if "actions" in self._opened else 0
 
     def batch(self, start, size):
         """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, S, S, C].
@@ -284,6 +280,10 @@ def _open(config, split):
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {channels}")
     return opened, split
+
+
+def _action_size(opened):
+    return opened["actions"].shape[0] if "actions" in opened else 0
 
 
 def _gather(threads, opened, places, seq_len, skip):

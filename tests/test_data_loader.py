@@ -505,6 +505,16 @@ def test_a_disk_that_fills_up_below_tfds_is_one_line(tmp_path):
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path))
 
 
+def test_a_file_that_may_not_be_read_is_no_matter_of_cache_root(shared_folder):
+    config = config_for(f"{shared_folder}/data", cache_root=f"{shared_folder}/cache")
+    file = os.path.join(shared_folder, "images")
+    with open(file, "w"):
+        os.chmod(file, 0)
+    with (ordinary_user(), pytest.raises(UserError, match="^data_root: .*: Permission denied: .*images"),
+          store.writing(config, file), open(file)):
+        pass
+
+
 def test_a_data_root_below_a_file_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="data_root: .*cannot be: Not a directory"):

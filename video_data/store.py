@@ -332,6 +332,11 @@ def writing(config, path):
         reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
         number = getattr(reason, "errno", None)
         if number in CANNOT_WRITE:
+            read = os.access(reason.filename or "", os.R_OK,
+                             effective_ids=os.access in os.supports_effective_ids)
+            if os.path.isfile(reason.filename or "") and not read:
+                raise UserError(f"data_root: {config.dataset} cannot be prepared: {reason.strerror}: "
+                                f"{reason.filename}") from None
             raise UserError(
                 f"{key}: {config.dataset} is not prepared in {getattr(config, key)!r}, and cannot be: "
                 f"{reason.strerror}: {reason.filename}; cache_root (--cache-root) may name another "

@@ -95,14 +95,25 @@ class Devices:
             raise UserError(f"batch_size: {batch_size} cannot be shared among {self.replicas} devices; "
                             f"nearest: {near}")
 
-    def to_devices(self, array):
-        """Puts each replica's share of this worker's batch onto the replica. None stays None."""
-        if array is None or self.replicas == 1:
-            return array
-        local = self.replicas // self.num_workers
-        parts = np.split(array, local)
-        return self.strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(parts[context.replica_id_in_sync_group % local]))
+    def to_devices(self, batch):
+        """Puts each replica's share of this worker's batch onto the replica.
+
+        batch: a dict of arrays [B, ...]. Returns the same with tensors on the devices, where a training
+        step can use them at once: a thread may put the next batch there meanwhile.
+        """
+        if self.replicas == 1:
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            with tf.device(devices[0].name):
+                return {name: tf.identity(array) for name, array in batch.items()}
+        mine = self.strategy.extended.worker_devices
+
+        def part(array, replica):
+            with tf.device(mine[replica % len(mine)]):
+                return tf.identity(np.split(array, len(mine))[replica % len(mine)])
+
+        return {name: self.strategy.experimental_distribute_values_from_function(
+                    lambda context, array=array: part(array, context.replica_id_in_sync_group))
+                for name, array in batch.items()}
 
     def gather(self, number):
         """Lists a whole number of every worker. All workers must call this at the same step."""

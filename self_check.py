@@ -72,7 +72,7 @@ def train(config, devices, advance):
         optimizer.build(model.trainable_variables)
     update, losses, seconds = devices.training_step(model, optimizer), [], []
     for step in range(STEPS):
-        video = devices.to_devices(moving_squares(config, step))
+        video = devices.to_devices({"video": moving_squares(config, step)})["video"]
         start = time.perf_counter()
         losses.append(float(update(video, tf.constant(step), None)["total_loss"]))
         seconds.append(time.perf_counter() - start)

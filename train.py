@@ -140,15 +140,21 @@ def train(config, devices, clips, validation, model, optimizer, means, checkpoin
     """Trains from step `start` to `total`. Returns the number of the signal that stopped it, or 0."""
     update, compiles = devices.training_step(model, optimizer), distribution.compiles(devices, model)
     before = None  # The metrics of the step before are checked while a GPU computes this step.
+
+    def load(step):
+        """The batch of a step, and what the step takes of it, on the devices."""
+        batch = clips.batch(step)
+        return batch, devices.to_devices(
+            {name: batch[name] for name in ("video", "actions") if name in batch})
+
     with (tools.Interrupts() as interrupts, Progress(config, start, total, devices.is_chief) as progress,
-          contextlib.closing(data_loader.prefetch(clips.batch, start, total)) as batches):
+          contextlib.closing(data_loader.prefetch(load, start, total)) as batches):
         if devices.is_chief:
             records = Records(config, validation, means, checkpoints, start, total, progress)
-        for index, batch in batches:
+        for index, (batch, on_devices) in batches:
             optimizer.learning_rate = learning_rate(config, index, total)
             with progress.first("training step", compiles):
-                metrics = update(devices.to_devices(batch["video"]), tf.constant(index),
-                                 devices.to_devices(batch.get("actions")))
+                metrics = update(on_devices["video"], tf.constant(index), on_devices.get("actions"))
             means.add(metrics)
             stop_unless_finite(before, index - 1, clips)
             before, step = metrics, index + 1

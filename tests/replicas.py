@@ -1,8 +1,10 @@
 """Steps on one device and on two, on logical CPU devices. Run by test_distribution.py."""
 
+import contextlib
 import json
 import pathlib
 import sys
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -12,6 +14,7 @@ import startup  # noqa: E402, F401
 import numpy as np
 import tensorflow as tf
 
+import data_loader
 import distribution
 from config import Config
 from cwvae import CWVAE, adam
@@ -35,8 +38,27 @@ def run(strategy, settings, optimizer_name, video, steps=2):
     step = devices.training_step(model, optimizer)
     metrics = [
         {name: float(value) for name, value in step(
-            devices.to_devices(video), tf.constant(i), None).items()} for i in range(steps)]
+            devices.to_devices({"video": video})["video"], tf.constant(i), None).items()}
+        for i in range(steps)]
     return metrics, [v.numpy() for v in model.trainable_variables], before
+
+
+def the_next_batch_is_on_the_devices_before_it_is_wanted(strategy, video):
+    devices, placed = distribution.Devices(strategy, len(video)), [threading.Event() for _ in range(3)]
+
+    def load(step):
+        batch = devices.to_devices({"video": video + step})
+        placed[step].set()
+        return batch
+
+    with contextlib.closing(data_loader.prefetch(load, 0, 3)) as batches:
+        next(batches)
+        assert all(event.wait(60) for event in placed)  # Both, while the first step runs.
+        for step, batch in batches:
+            parts = strategy.experimental_local_results(batch["video"])
+            np.testing.assert_array_equal(np.concatenate([x.numpy() for x in parts]), video + step)
+            numbers = [int(x.device.rsplit(":", 1)[1]) for x in parts]
+            assert numbers == list(range(devices.replicas)), numbers
 
 
 def main():
@@ -45,6 +67,8 @@ def main():
     video = np.random.default_rng(0).integers(0, 256, [4, 6, 64, 64, 1], dtype=np.uint8)
     mirrored = distribution.choose_strategy(4, ["CPU:0", "CPU:1", "CPU:2"])
     assert mirrored.num_replicas_in_sync == 2
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        the_next_batch_is_on_the_devices_before_it_is_wanted(strategy, video)
     coupled = dict(clip_grad_norm_by=None, kl_grad_post_perc=0.8, free_nats=0.5)
     for optimizer, settings, jit in [
             ("adam", dict(clip_grad_norm_by=1.0), False), ("sgd", coupled, True),

@@ -36,7 +36,7 @@ def test_axes_are_by_the_shape_where_one_reading_has_colours(shape, expected):
 
 
 @pytest.mark.parametrize("shape, reason", [
-    ([20, 10, 64, 64], r"set axes to what it is: NTHW: 20 videos of 10 frames, TNHW: 10 videos of 20"),
+    ([20, 10, 64, 64], r"set axes to one of: NTHW: 20 videos of 10 frames, TNHW: 10 videos of 20"),
     ([3, 9, 64, 64], "NTHW: 3 videos of 9 frames, TNHW: 9 videos of 3 frames, CTHW: one video of 9"),
     ([3, 3, 64, 64], "TCHW: one video of 3 frames in colour, CTHW"),
     ([2, 3, 3, 64, 64], "which may be NTCHW or NCTHW: set axes"), ([64, 64], "one frame"),
@@ -82,9 +82,9 @@ def test_numbers_in_either_order_of_bytes(dtype, tmp_path):
 
 @pytest.mark.parametrize("low, high, words", [
     (0, 1.00001, r"holds floats from 0 to 1\.0000\d+, a little more than 1; numpy.clip"),
-    (-1, 1, r"from -1 to 1, but 0 is to be black and 1 white; \(video \+ 1\) / 2"),
-    (0, 255, "from 0 to 255, but 1 is to be white; save video / 255"),
-    (-3, 9, "from -3 to 9, but 0 is to be black and 1 white"), (0, np.inf, "are not finite")])
+    (-1, 1, r"from -1 to 1, but 0 must be black and 1 white; save \(video \+ 1\) / 2"),
+    (0, 255, "from 0 to 255, but 1 must be white; save video / 255"),
+    (-3, 9, "from -3 to 9, but 0 must be black and 1 white"), (0, np.inf, "are not finite")])
 def test_floats_of_another_range_are_named_with_what_to_do(low, high, words, tmp_path):
     video = np.full([400, 64, 64], 0.5, np.float32)
     video[0, 0, 0], video[-1, 5, 5] = low, high

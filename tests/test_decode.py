@@ -76,7 +76,7 @@ def test_hdr_is_said(transfer, name, tmp_path):
                  f"log-level=none:transfer={transfer}:colorprim=bt2020:colormatrix=bt2020nc")
     frames, video = video_of(path)
     assert len(frames) == 5
-    assert f"has HDR colours ({name}), which are read as they are: not tone-mapped" in video.notes
+    assert f"has HDR colours ({name}), which are read without tone mapping" in video.notes
 
 
 # ----------------------------------------------------------------------------------------- losses

@@ -145,7 +145,7 @@ def test_folders_are_splits_under_the_names_that_they_have(folders, tmp_path):
 
 def test_val_alone_is_refused_by_its_name(tmp_path):
     touch(tmp_path, "train/a.mp4", "val/b.mp4")
-    with pytest.raises(UserError, match=r"has train/ and val/ and no test/; .* val/ alone .* rename it"):
+    with pytest.raises(UserError, match=r"has train/ and val/ and no test/; .* rename val/ to test/ if"):
         names(tmp_path)
     touch(tmp_path, "test/c.txt")
     with pytest.raises(UserError, match="no videos .* in .*/test$"):

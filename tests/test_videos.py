@@ -377,7 +377,7 @@ def test_hdf5_holds_many_videos_in_one_dataset_or_a_dataset_each(tmp_path):
 BAD_ARRAYS = {
     "shape.npy": (np.zeros([3, 4], np.uint8), r"has the shape \[3, 4\]"),
     "colours.npy": (np.zeros([3, 4, 5, 7], np.uint8), r"has the shape \[3, 4, 5, 7\]"),
-    "range.npy": (np.full([3, 64, 64, 1], 7.5), "from 7.5 to 7.5, but 1 is to be white; save video /"),
+    "range.npy": (np.full([3, 64, 64, 1], 7.5), "from 7.5 to 7.5, but 1 must be white; save video /"),
     "nan.npy": (np.full([3, 64, 64, 1], np.nan), "holds floats from nan to nan"),
     "late.npy": (np.repeat([0.5, -1], [300, 1])[:, None, None] * np.ones([1, 64, 64]), "from -1 to"),
     "ints.npy": (np.zeros([3, 64, 64, 1], np.int64), "holds int64, not uint8, uint16 or floats"),

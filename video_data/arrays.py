@@ -1,4 +1,4 @@
-"""Video in arrays: which arrays of a file are videos, and which of their axes is what."""
+"""Finds the arrays of a file that are videos, and the meaning of each of their axes."""
 
 import contextlib
 import fnmatch
@@ -13,17 +13,17 @@ import numpy as np
 from video_data.frames import Broken
 from video_data.timing import KEYS
 
-TIME_FIRST = "mnist_test_seq.npy"  # The Moving MNIST that most people have: [20, 10000, 64, 64].
+TIME_FIRST = "mnist_test_seq.npy"  # The usual file of Moving MNIST: [20, 10000, 64, 64].
 COLOURS = (1, 3, 4)
-BLOCK = 2**20  # Pixels that are converted at a time: 13 MB of floats in colour.
-ROUNDING = 1e-3  # How far above 1 floats are where only their rounding is to blame.
+BLOCK = 2**20  # Pixels converted at a time: 13 MB of floats in colour.
+ROUNDING = 1e-3  # How far above 1 floats may lie by rounding.
 
 
 @contextlib.contextmanager
 def opened(path, magic, sink, scratch):
-    """Yields the arrays of a file by name: slices are read when they are taken.
+    """Yields a dict of the arrays in a file. A slice of one is read when it is taken.
 
-    Where one cannot be had there is a Broken in its place.
+    A Broken stands in the place of an array that cannot be opened.
     """
     if magic.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
@@ -36,7 +36,7 @@ def opened(path, magic, sink, scratch):
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            words = {"mmap length": "is cut short: its header declares more than it holds",
+            words = {"mmap length": "is cut short: it has fewer numbers than its header declares",
                      "Python objects": "holds Python objects, not numbers"}
             raise Broken(next((said for part, said in words.items() if part in str(error)),
                               f"is damaged: {error}")) from None
@@ -44,7 +44,7 @@ def opened(path, magic, sink, scratch):
 
 
 def _datasets(group, prefix, seen):
-    """Yields the datasets of an HDF5 file, (name, dataset); links are followed, but not in circles."""
+    """Yields (name, dataset) of an HDF5 file. It follows links, but visits each group once."""
     info = h5py.h5o.get_info(group.id)
     if (info.fileno, info.addr) in seen:
         return
@@ -65,7 +65,7 @@ def _datasets(group, prefix, seen):
 
 
 class _Packed:
-    """An array of an .npz file: unpacked into a temporary file by the first slice, not into memory."""
+    """An array of an .npz file. The first slice unpacks it into a temporary file, not into memory."""
 
     def __init__(self, archive, name, sink, scratch):
         self._archive, self._name, self._sink, self._scratch = archive, name, sink, scratch
@@ -103,11 +103,11 @@ class _Packed:
 
 
 def choose(arrays, path, several, within=(), axes=None):
-    """The names of the arrays that are videos. Raises Broken where there are none, or too many.
+    """Names the arrays that are videos. Raises Broken where there are none, or too many.
 
-    They are those that one of the patterns in `within` matches; else those named `video`; else all of
-    three dimensions and more that are not actions, each of which must then be alone in its file.
-    several: whether the file may hold several. axes: as the config has it.
+    With `within`, these are the arrays that match one of its patterns. Without, they are those named
+    `video`; or else all that have three dimensions or more (or, with `axes`, as many as it has letters)
+    and are not actions. several: whether the file may hold more than one video.
     """
     last = {name: name.rpartition("/")[2] for name in arrays}
     if within:
@@ -143,7 +143,7 @@ def _listed(arrays, most=10):
 
 
 def actions_within(arrays, name):
-    """The array of actions in the group of a video, or in one above; None where there are none."""
+    """The actions in the group of a video, or else in the nearest group above; None without any."""
     parts = name.split("/")[:-1]
     for depth in range(len(parts), -1, -1):
         for key in KEYS:
@@ -154,10 +154,9 @@ def actions_within(arrays, name):
 
 
 def layout(shape, path, axes=None):
-    """What each axis of an array is: a word of the letters N (videos), T (frames), H, W and C (colours).
+    """Names the axes of an array by the letters N (videos), T (frames), H, W and C (colours).
 
-    By the shape, where exactly one reading has 1, 3 or 4 colours, or there is no other; else as `axes`
-    says. Raises Broken where it is no video, or more than one reading is left.
+    Without `axes`, the shape decides. Raises Broken where it fits no video, or fits several readings.
     """
     told = f"has the shape {list(shape)}"
     if 0 in shape:
@@ -166,8 +165,8 @@ def layout(shape, path, axes=None):
         if len(axes) != len(shape):
             raise Broken(f"{told}, but axes is {axes}")
         if "C" in axes and shape[axes.index("C")] not in COLOURS:
-            raise Broken(f"{told}; by axes {axes} that is {shape[axes.index('C')]} colours, not 1, 3 or "
-                         "4")
+            raise Broken(f"{told}; axes {axes} makes that {shape[axes.index('C')]} colours, not 1, 3 "
+                         "or 4")
         return axes
     if len(shape) == 2 or len(shape) == 3 and _fits(shape, "HWC"):
         raise Broken(f"{told}: that is one frame, or no video at all")
@@ -182,19 +181,19 @@ def layout(shape, path, axes=None):
         if min(shape[2:]) > 4:
             also = [f"CTHW: one video of {second} frames in colour"] if first in (3, 4) else []
             found = found and [f"TCHW: one video of {first} frames in colour"]
-            raise Broken(f"{told}; set axes to what it is: " + ", ".join(
+            raise Broken(f"{told}; set axes to one of: " + ", ".join(
                 [f"NTHW: {first} videos of {second} frames", f"TNHW: {second} videos of {first} frames",
                  *found, *also]))
     if len(found) != 1:
         raise Broken(f"{told}, " + (
             f"which may be {' or '.join(found)}: set axes to one of them" if found else
-            "not [T, H, W], [T, H, W, C] or [N, T, H, W, C] with C 1, 3 or 4; the key axes says where "
-            "an array has them in another order"))
+            "not [T, H, W], [T, H, W, C] or [N, T, H, W, C] with C 1, 3 or 4; set axes if they are in "
+            "another order"))
     return found[0]
 
 
 def _fits(shape, reading):
-    """Whether the colours of a reading are 1, 3 or 4, and its pictures larger than a few pixels."""
+    """Whether a reading has 1, 3 or 4 colours, and pictures of more than 4 x 4 pixels."""
     sizes = dict(zip(reading, shape, strict=True))
     return sizes.get("C", 1) in COLOURS and min(sizes["H"], sizes["W"]) > 4
 
@@ -203,9 +202,9 @@ def _fits(shape, reading):
 
 
 def blocks(array, order, number):
-    """Yields the frames [t, H, W, C] of one video of an array, some at a time.
+    """Yields the frames of one video of an array in blocks [t, H, W, C].
 
-    order: as layout returns it. number: of the video, where the array holds several.
+    order: as layout returns it. number: which video, where the array holds several.
     """
     sizes = dict(zip(order, array.shape, strict=True))
     left = [letter for letter in order if letter != "N"]
@@ -219,14 +218,14 @@ def blocks(array, order, number):
 
 
 def check_type(dtype):
-    """Raises Broken unless numbers of a type can be pixels, in whichever order of bytes."""
+    """Raises Broken unless numbers of a type can be pixels. The order of their bytes does not matter."""
     if dtype.newbyteorder("=") not in (np.uint8, np.uint16) and dtype.kind not in "fb":
         raise Broken(f"holds {dtype}, not uint8, uint16 or floats from 0 to 1")
 
 
 def check_range(block, rest=()):
-    """Raises Broken where floats do not lie from 0 to 1. rest: further blocks, for the range of all."""
-    if block.dtype.kind != "f" or block.min() >= 0 and block.max() <= 1:  # False where one is nan.
+    """Raises Broken where floats are not from 0 to 1. rest: further blocks, whose range it names too."""
+    if block.dtype.kind != "f" or block.min() >= 0 and block.max() <= 1:  # A nan makes this false.
         return
     low = high = block.flat[0]
     for one in (block, *rest):
@@ -238,14 +237,14 @@ def check_range(block, rest=()):
     if low >= 0 and high <= 1 + ROUNDING:
         advice = "a little more than 1; numpy.clip(video, 0, 1) mends it"
     elif low >= -1 and high <= 1:
-        advice = "but 0 is to be black and 1 white; (video + 1) / 2 makes it so"
+        advice = "but 0 must be black and 1 white; save (video + 1) / 2"
     elif low >= 0 and high <= 255:
-        advice = "but 1 is to be white; save video / 255, or video.astype(numpy.uint8)"
+        advice = "but 1 must be white; save video / 255, or video.astype(numpy.uint8)"
     else:
-        advice = "but 0 is to be black and 1 white"
+        advice = "but 0 must be black and 1 white"
     raise Broken(f"{said}, {advice}")
 
 
 def to_native(block):
-    """The numbers in the order of bytes of this machine."""
+    """Puts the bytes of each number into the order of this machine."""
     return block.astype(block.dtype.newbyteorder("="), copy=False)

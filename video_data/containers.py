@@ -1,7 +1,7 @@
-"""Files that are cut or lack a piece, where the decoder does not see it: by how their formats are built.
+"""Finds files that were cut or lack a piece, in formats whose decoder does not notice.
 
-Each function takes an open file and its size, and returns (what was lost, or None; how many pictures the
-file holds, or None where it does not tell).
+Each reader takes an open file and its size. It returns (what was lost, or None; how many pictures the
+file says it holds, or None).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
 def look(path):
-    """Returns (what a file has lost, or None; how many pictures it holds, or None)."""
+    """Chooses the reader of a file by its first bytes, and returns what that returns."""
     with open(path, "rb") as file:
         start = file.read(256)
         size = file.seek(0, 2)
@@ -29,14 +29,14 @@ def look(path):
                 return function(file, size)
         if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
             return webp(file, size)
-        for before, packet in ((0, 188), (4, 192)):  # MPEG-TS, and as cameras write it.
+        for before, packet in ((0, 188), (4, 192)):  # Cameras write MPEG-TS with 4 bytes more.
             if start[before : before + 1] == start[before + packet : before + packet + 1] == b"G":
                 return mpegts(file, size, before, packet)
     return None, None
 
 
 def webp(file, size):
-    """RIFF: chunks one after the other, each as long as it says and padded to an even length."""
+    """A WebP file is chunks, each of which states its length and is padded to an even one."""
     file.seek(4)
     end = struct.unpack("<I", file.read(4))[0] + 8
     if end > size:
@@ -53,7 +53,7 @@ def webp(file, size):
 
 
 def gif(file, size):
-    """Blocks that begin with their kind; a picture is one; the last is the trailer."""
+    """A GIF is blocks that begin with their kind: pictures, others, and the trailer at the end."""
     file.seek(10)
     flags = file.read(3)[0]
     place, pictures = 13 + _palette(flags), 0
@@ -73,7 +73,7 @@ def gif(file, size):
             return HOLE, pictures
         file.seek(place - 1)
         bits, blocks = file.read(1), []
-        while length := file.read(1):  # Sub-blocks, up to an empty one.
+        while length := file.read(1):  # An empty sub-block ends the block.
             if not length[0]:
                 break
             blocks.append(file.read(length[0]))
@@ -91,17 +91,17 @@ def _palette(flags):
 
 
 def _pixels(packed, bits):
-    """How many pixels the codes of a GIF's picture give (LZW, appendix F of GIF89a); None: they break.
+    """How many pixels a GIF's picture unpacks to (LZW, appendix F of GIF89a); None: it is damaged.
 
-    A code is a pixel, or what a code before gave and one pixel more. So the pixels of a code are the
-    links from it to a code that is a pixel, and it. bits: of a pixel.
+    A code stands for one pixel, or for the pixels of an earlier code and one more. So a code has as
+    many pixels as the chain of codes from it to a single pixel is long. bits: of a pixel.
     """
     if not 1 <= bits <= 8:
         return None
     data = np.frombuffer(packed + bytes(3), np.uint8).astype(np.uint32)
     clear, start, pixels = 1 << bits, 0, 0
     while True:
-        for count in (4096, 8 * len(packed) // bits):  # The second where codes go on in a full table.
+        for count in (4096, 8 * len(packed) // bits):  # Codes may go on when the table is full.
             places, widths = _places(bits, count)
             places = places[: np.searchsorted(places + widths, 8 * len(packed) - start, "right")] + start
             byte = places >> 3
@@ -127,16 +127,16 @@ def _pixels(packed, bits):
 
 @functools.cache
 def _places(bits, count):
-    """The first bit of each of so many codes from an empty table on, and how many bits it has."""
+    """The first bit of each of `count` codes after an empty table, and how many bits each has."""
     free = 2**bits + 1 + np.maximum(1, np.arange(count))  # The next free place in the table.
-    widths = np.clip(np.frexp(free)[1], bits + 1, 12)  # As many bits as that number has.
+    widths = np.clip(np.frexp(free)[1], bits + 1, 12)
     return np.cumsum(widths) - widths, widths
 
 
 def mpegts(file, size, before, packet):
-    """Packets of one length, each with the number of its stream and one that counts up in that.
+    """An MPEG-TS file is packets of one length, and each stream numbers its packets.
 
-    before: the bytes in front of each, as cameras write them.
+    before: how many bytes stand in front of each packet.
     """
     if size % packet:
         return CUT, None
@@ -147,8 +147,8 @@ def mpegts(file, size, before, packet):
         if (rows[:, 0] != ord("G")).any():
             return HOLE, None
         streams = (rows[:, 1] & 31).astype(int) << 8 | rows[:, 2]
-        flags, filled = rows[:, 3], (rows[:, 3] & 16 > 0) & (streams != 8191)  # That is filling.
-        # Two files one after the other count anew, where a picture begins.
+        flags, filled = rows[:, 3], (rows[:, 3] & 16 > 0) & (streams != 8191)  # 8191 is padding.
+        # A file that was appended to another starts its numbers anew, where a picture begins.
         afresh = (rows[:, 1] & 64 > 0) | (flags & 32 > 0) & (rows[:, 4] > 0) & (rows[:, 5] & 128 > 0)
         for stream in np.unique(streams[filled]):
             of_stream = filled & (streams == stream)
@@ -161,7 +161,7 @@ def mpegts(file, size, before, packet):
 
 
 def png(file, size):
-    """Chunks up to IEND."""
+    """A PNG is chunks, the last of which is IEND."""
     place = 8
     while place < size:
         file.seek(place)
@@ -176,7 +176,7 @@ def png(file, size):
 
 
 def ogg(file, size):
-    """Pages, whose numbers count up in each stream."""
+    """An Ogg file is pages, and each stream numbers its pages."""
     place, numbers = 0, {}
     while place < size:
         file.seek(place)
@@ -203,13 +203,13 @@ MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg_checksum(page):
-    """The CRC-32 of an Ogg page (RFC 3533), which takes bits from the other end than zlib does."""
+    """The CRC-32 of an Ogg page (RFC 3533). It reads the bits of a byte in the reverse order of zlib."""
     mirrored = zlib.crc32(page.translate(MIRRORED), 2**32 - 1) ^ (2**32 - 1)
     return int(f"{mirrored:032b}"[::-1], 2).to_bytes(4, "little")
 
 
 def asf(file, size):
-    """A header and the data, each as long as it says. The data are packets, all of one length."""
+    """An ASF file is a header and packets of one length; each part states its length."""
     file.seek(16)
     length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
     if length + 24 > size:
@@ -233,11 +233,11 @@ def asf(file, size):
 
 
 def _asf_is_whole(packets):
-    """Whether no piece of a picture, or of sound, is missing from packets.
+    """Whether packets hold every piece of every object: a picture, or a stretch of sound.
 
-    NotImplementedError: they hold several in one piece, which we do not read.
+    Raises NotImplementedError where a piece holds several objects, which is not read here.
     """
-    latest = {}  # Of each stream: the number of what it is at, and how much of that is there, and lacks.
+    latest = {}  # By stream: the number of its latest object, the bytes read of that, the bytes missing.
     for packet in packets:
         try:
             for stream, number, mask, offset, whole, length in _asf_pieces(packet):
@@ -254,8 +254,8 @@ def _asf_is_whole(packets):
 def _asf_pieces(packet):
     """Yields the pieces in a packet (section 5.2 of the ASF specification).
 
-    Each is (stream, number of the object, mask of such numbers, offset in it, its length, the piece's).
-    Raises ValueError where the packet contradicts itself.
+    A piece is (stream, number of its object, mask of such numbers, offset in the object, length of the
+    object, length of the piece). Raises ValueError where the packet contradicts itself.
     """
     place = 1 + (packet[0] & 15) if packet[0] & 128 else 0
 
@@ -269,7 +269,7 @@ def _asf_pieces(packet):
     length = take(flags >> 5) or len(packet)
     take(flags >> 1)
     end = length - take(flags >> 3)
-    place += 6  # When it is sent, and for how long.
+    place += 6  # Skips the time of the packet and its duration.
     several = take(1) if flags & 1 else 0
     for _ in range(several & 63 or 1):
         stream, number, offset, more = take(1), take(kinds >> 4), take(kinds >> 2), take(kinds)
@@ -280,21 +280,21 @@ def _asf_pieces(packet):
         length = take(several >> 6) if several else end - place
         place += length
         if place > end or offset + length > whole or not (length and stream & 127):
-            raise ValueError("a piece is longer than what it is of")
+            raise ValueError("a piece is longer than its object or its packet")
         yield stream & 127, number, (1 << 8 * (0, 1, 2, 4)[kinds >> 4 & 3]) - 1, offset, whole, length
     if several and place != end:
-        raise ValueError("there is more than its pieces")
+        raise ValueError("the packet is longer than its pieces")
 
 
 def y4m(file, size):
-    """A line, and frames of one length, each behind a line of its own."""
+    """A Y4M file is a line of text and frames of one length, each after a line of its own."""
     file.seek(0)
     words = file.readline(256).split()
     sides = {word[:1]: word[1:] for word in words[1:] if word[:1] in (b"W", b"H", b"C")}
     try:
         width, height = int(sides[b"W"]), int(sides[b"H"])
     except (KeyError, ValueError):
-        return None, None  # The decoder will say.
+        return None, None  # The decoder reports such a file.
     kind = sides.get(b"C", b"420").decode(errors="replace")
     half = (-(-width // 2), -(-height // 2))
     colours = {"420": half[0] * half[1], "422": half[0] * height, "444": width * height,
@@ -307,8 +307,8 @@ def y4m(file, size):
 
 
 def matroska(file, size):
-    """Elements in elements, each as long as it says; those that are written as they come do not say."""
-    place, ends = 0, []  # Where the elements end that we are in.
+    """A Matroska file is nested elements that state their lengths, except in a live recording."""
+    place, ends = 0, []  # The ends of the elements around the current one.
     while place < size:
         while ends and place >= ends[-1]:
             if place > ends.pop():
@@ -318,7 +318,7 @@ def matroska(file, size):
         name, name_bytes = _ebml_number(head)
         length, size_bytes = _ebml_number(head[name_bytes:])
         if name is None or length is None:
-            # Behind the end of all, junk is harmless.
+            # Junk after the outermost element is harmless.
             return CUT if len(head) < 12 else HOLE if ends else None, None
         name |= 1 << 7 * name_bytes
         place += name_bytes + size_bytes
@@ -338,7 +338,7 @@ SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
 
 
 def _ebml_number(head):
-    """A number whose first bits tell how many bytes it has: (it without them, bytes)."""
+    """A number of EBML, whose first bits state how many bytes it has: (number, bytes)."""
     length = 9 - head[0].bit_length() if head else 9
     if length > 8 or len(head) < length:
         return None, 0

@@ -1,4 +1,4 @@
-"""Arrays of any size and type become square frames, as decode.py makes them of encoded video."""
+"""Turns arrays of any size and type into square frames, as decode.py does with encoded video."""
 
 import functools
 
@@ -7,20 +7,20 @@ import scipy.sparse
 
 from video_data.frames import crop, fitted
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, by which ffmpeg makes grey too.
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601; ffmpeg makes grey by the same weights.
 
 
 def convert(frames, form):
     """Converts [t, H, W, C] to uint8 [t, *form.shape].
 
-    frames: uint8, uint16 (0 to 65535), bool or floats from 0 to 1; C is 1, 3, or 4 with opacity, which
-    is blended on black.
+    frames: uint8, uint16 (0 to 65535), bool or floats from 0 to 1; C is 1, 3 or 4. The fourth is
+    opacity: such frames are blended on black.
     """
     if frames.dtype == np.uint8 and frames.shape[1:] == form.shape:
         return frames
     top, left, height, width = crop(*frames.shape[1:3], 1, form.fit)
     rows, columns = fitted(height, width, 1, form)
-    result = np.zeros([len(frames), *form.shape], np.uint8)  # Black where it is padded.
+    result = np.zeros([len(frames), *form.shape], np.uint8)  # The padding stays black.
     to_255 = np.float32(255 / np.iinfo(frames.dtype).max if frames.dtype.kind == "u" else 255)
     for frame, converted in zip(frames, result, strict=True):
         frame = frame[top : top + height, left : left + width].astype(np.float32)
@@ -53,10 +53,10 @@ def _resize(frame, rows, columns):
 
 @functools.lru_cache(64)
 def _weights(source, target):
-    """How pixels of a side are weighed: sparse float32 [target, source]; rows sum to one.
+    """Weights of source pixels in each target pixel of a side: sparse float32 [target, source].
 
-    A target pixel averages the source pixels by how much of each it covers; where it is the smaller of
-    the two, it interpolates between the centres of its neighbours.
+    A target pixel that is larger than a source pixel averages what it covers. A smaller one
+    interpolates between the centres of its neighbours. Each row sums to one.
     """
     edges = np.arange(target + 1) * source / target
     pixels = np.arange(source)

@@ -1,6 +1,6 @@
-"""Encoded video, decoded by PyAV into square frames, with everything that was lost on the way.
+"""Decodes encoded video into square frames by PyAV, and finds what a damaged file has lost.
 
-It runs in a process of its own (reader.py), so that a file that crashes the decoder costs no more.
+reader.py runs this module in a process of its own, since some files crash the decoder.
 """
 
 import os
@@ -14,14 +14,14 @@ from video_data import containers
 from video_data.frames import Broken, Video, crop, fitted
 from video_data.timing import on_show
 
-LOCAL = {"protocol_whitelist": "file"}  # No file makes us open another one over the network.
-BY_NAME = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop what is transparent.
+LOCAL = {"protocol_whitelist": "file"}  # A playlist must not open addresses on the network.
+BY_NAME = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop transparency.
 TRANSPARENT = re.compile("rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8")
 HDR = {16: "PQ", 18: "HLG"}  # Transfer functions, as ITU-T H.273 numbers them.
-# Codecs that make one picture of every packet, where no two packets are fields of one picture.
+# Codecs that make one picture of every packet, unless two packets are the fields of one picture.
 ONE_TO_ONE = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "ffv1", "mjpeg")
-TIMELESS = ("gif", "apng")  # Formats whose pictures last as long as their author wanted.
-# Streams and pictures without a container: where a file seems to be one, its beginning is lost.
+TIMELESS = ("gif", "apng")  # Formats whose pictures may last for any time.
+# Streams and pictures without a container: a video file that looks like one has lost its beginning.
 RAW = ("m4v", "mjpeg", "mjpeg_2000", "h261", "h263", "h264", "hevc", "vvc", "vc1", "obu", "dirac",
        "cavsvideo", "image2")
 
@@ -29,10 +29,10 @@ RAW = ("m4v", "mjpeg", "mjpeg_2000", "h261", "h263", "h264", "hevc", "vvc", "vc1
 def decode(path, form, sink, keep_partial=False, threads=0):
     """Decodes the first video stream of a file: (Video without actions, which frames were kept).
 
-    sink: takes frames, uint8 [*form.shape], in `frames`, and is told in `alive` of progress.
-    keep_partial: whether what comes before a loss is a video.
-    What was kept is None where it is every frame; else (the frame of the file that each of the video
-    shows, how many there are), by form.fps.
+    sink: its method `frames` takes frames, uint8 [*form.shape]; `alive` is called at every packet.
+    keep_partial: whether the frames before a loss count as a video.
+    The second result is None without form.fps. With it, it is (for each frame of the video, the number
+    of the file's frame that it shows; how many frames the file has).
     Raises Broken where something was lost.
     """
     loss, pictures = containers.look(path)
@@ -46,7 +46,7 @@ def decode(path, form, sink, keep_partial=False, threads=0):
 
 
 def estimate_frames(path, fps):
-    """About how many frames a file has, by its header, or else by counting."""
+    """About how many frames a file has, by its header or else by its packets."""
     with av.open(f"file:{path}", container_options=LOCAL) as container:
         stream = _stream_of(container)
         rate = fps or stream.average_rate
@@ -64,12 +64,12 @@ def _stream_of(container):
     if not streams:
         raise Broken("holds sound, and no picture" if container.streams.audio else "holds no picture")
     if streams[0].codec_context is None:
-        raise Broken("is of a codec that the decoder does not know")
+        raise Broken("uses a codec that the decoder does not know")
     return streams[0]
 
 
 def _in_words(error, path):
-    """What went wrong as a file was opened or read, as a person would say it."""
+    """Says in plain words why a file could not be opened or read."""
     size = os.path.getsize(path)
     if not size:
         return "is empty"
@@ -96,7 +96,7 @@ def _atoms(file, size):
 
 
 def _turn(frame):
-    """Which sides a frame is to be mirrored at, by its metadata: (swap rows and columns, x, y)."""
+    """How a frame is to be turned, by its metadata: (swap rows and columns, mirror x, mirror y)."""
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return False, False, False
@@ -147,7 +147,7 @@ class _Decoding:
     # --------------------------------------------------------------------------- packets and frames
 
     def _lose(self, loss):
-        """Notes a loss; ends the reading where a part is not wanted."""
+        """Notes a loss. Raises Broken unless the frames before it are wanted."""
         self._losses.append(loss)
         if not self._keep_partial:
             raise Broken(loss)
@@ -185,9 +185,9 @@ class _Decoding:
             self._spans.append((packet.pts, packet.duration or 0))
 
     def _whole(self):
-        """Yields (start, end, (frame, how it is turned)).
+        """Yields (start, end, (frame, how it is turned)) up to the first loss.
 
-        The times are in seconds, or None where they are unknown, or nobody needs them.
+        start, end: in seconds; None without form.fps, or where they are unknown.
         """
         base, rate = self._stream.time_base, self._stream.average_rate
         for frame in self._decoded():
@@ -199,8 +199,8 @@ class _Decoding:
                 return self._lose("its picture changes from {1}x{0} to {3}x{2} at frame {4}".format(
                     *self._size, *size, self._frames))
             if self._size is None and frame.color_trc in HDR:
-                self._notes.append(f"has HDR colours ({HDR[frame.color_trc]}), which are read as they "
-                                   "are: not tone-mapped")
+                self._notes.append(f"has HDR colours ({HDR[frame.color_trc]}), which are read "
+                                   "without tone mapping")
             self._size = size
             start = end = None
             if self._form.fps:
@@ -238,7 +238,7 @@ class _Decoding:
         return graph
 
     def _steps(self, pixels, width, height, turn):
-        """The filters of ffmpeg that do what frames.convert does: (name, arguments) each."""
+        """Yields (name, arguments) of the filters of ffmpeg that do what convert.convert does."""
         form = self._form
         swapped, flip_x, flip_y = turn
         aspect = float(self._stream.sample_aspect_ratio or 1)
@@ -266,7 +266,7 @@ class _Decoding:
     # --------------------------------------------------------------------------------------- losses
 
     def _look_for_losses(self):
-        """What only the whole file shows: frames that its header declares, or that packets promised."""
+        """Compares the decoded frames with those that the header and the packets promised."""
         if self._losses:
             return
         stream, known = self._stream, self._container.format.name
@@ -285,7 +285,7 @@ class _Decoding:
             self._notes.append(f"lacks about {gaps} of its frames, by its time stamps")
 
     def _missing_at_the_end(self, known):
-        """Seconds that the header has more than the frames; 0 where it is less than two frames."""
+        """Seconds by which the header's duration exceeds the frames'; 0 up to 0.3 s or three frames."""
         spans, base = self._spans, self._stream.time_base
         if not spans or not base:
             return 0
@@ -300,7 +300,7 @@ class _Decoding:
         return missing if missing > max(0.3, 3 * length / len(spans)) else 0
 
     def _gaps(self):
-        """How many frames lie between others in time that are as far apart as nearly all are."""
+        """How many frames the time stamps skip; 0 unless nearly all of them are evenly spaced."""
         apart = np.diff(np.sort([start for start, _ in self._spans]))
         if len(apart) < 5:
             return 0

@@ -1,4 +1,4 @@
-"""Which files below a folder are videos, and which belong to which split."""
+"""Finds the videos below a folder, and the split of each."""
 
 import collections
 import fnmatch
@@ -19,18 +19,18 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "test", "val")
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val",
                "valid": "val", "validation": "val"}
-MAGIC = (b"\x93NUMPY", b"PK\3\4", b"PK\5\6", b"\x89HDF")  # What files of arrays begin with.
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # What such files begin with.
+MAGIC = (b"\x93NUMPY", b"PK\3\4", b"PK\5\6", b"\x89HDF")  # The first bytes of files of arrays.
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # The first bytes of TIFF files.
 LIST = ".txt"  # train.txt holds the names of the files to train on.
-# What tells the folders that this project writes: any of these sets of files in one of them.
+# A folder with all files of one of these sets was written by this project.
 OWN = ({"config.yml", "code.json"}, {"config.yml", "data.json"}, {"config.yml", "metrics.jsonl"},
        {"summary.json", "metrics.npz"}, {"header.json", "rows"}, {"journal", "rows"})
 
 
 class File(typing.NamedTuple):
-    """What is read at once. path: of a file, or what a series of pictures is called.
+    """One file, or one series of pictures. path: of the file, or the name of the series.
 
-    pictures: the files of such a series, in order. within: patterns of the arrays that are wanted.
+    pictures: the files of the series, in order. within: patterns of the arrays that are wanted.
     """
 
     path: str
@@ -39,11 +39,11 @@ class File(typing.NamedTuple):
 
 
 class Listing(typing.NamedTuple):
-    """What there is below a folder.
+    """The content of a folder.
 
-    videos: {name relative to the folder: File}, sorted as people number.
-    split_of: {name: split}, or None where splits are by the names' hash.
-    unread: how many files there are by each ending that is not read, and in words of other things.
+    videos: {name relative to the folder: File}, in the order of by_number.
+    split_of: {name: split}, or None where a hash of each name decides.
+    unread: how many files are not read, by their ending or by a few words.
     own: folders that this project has written. unlisted: {folder: why it cannot be listed}.
     """
 
@@ -55,35 +55,35 @@ class Listing(typing.NamedTuple):
 
 
 def describe(listing, most=10):
-    """Yields lines on what a folder holds beside its videos."""
+    """Yields lines on the content of a folder that is not read."""
     if listing.unread:
         yield "not read: " + ", ".join(
             f"{count} {ending}" for ending, count in listing.unread.most_common(most))
     if listing.own:
-        yield f"left out, since this project wrote it: {', '.join(map(shown, listing.own[:most]))}"
+        yield f"left out, since this project wrote them: {', '.join(map(shown, listing.own[:most]))}"
     for folder, why in listing.unlisted.items():
         yield f"{shown(folder)} cannot be listed: {why}"
 
 
 def kinds():
-    """What counts as a video, in words."""
+    """The kinds of video that can be read, in words."""
     return f"{', '.join(ENCODED + ARRAYS)}, TIFF files of several pages, or folders of numbered images"
 
 
 def is_video(path):
-    """Whether the name is one of a video file or an array."""
+    """Whether a path has the ending of a video file or an array, and is not a file of actions."""
     path = path.lower()
     return path.endswith(ENCODED + ARRAYS) and not path.endswith(ACTIONS)
 
 
 def shown(name):
-    """A name as a message shows it: on one line, whatever it holds."""
+    """A name as a message shows it: on one line, whatever characters it has."""
     text = os.fsencode(name).decode(errors="backslashreplace")
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def by_number(name):
-    """A key that sorts text as people number: 2 before 10."""
+    """A key that sorts the numbers in names by their value: a2 before a10."""
     parts = re.split(r"(\d+)", name)
     parts[1::2] = map(int, parts[1::2])
     return parts, name
@@ -98,10 +98,10 @@ def pictures_of(folder):
 
 
 def _series(folder, names):
-    """The series of numbered pictures in a folder: {what they are called: paths, in order}.
+    """The series of numbered pictures in a folder: {name of the series: paths, in order}.
 
-    A series is a name without its last number, so there may be several. Where no two names differ in
-    their last number alone, all numbered images are one.
+    The files of a series differ in the last number of their names alone, so there may be several. If
+    no two names do, all numbered images are one series.
     """
     numbered = [name for name in names if re.search(r"\d", os.path.splitext(name)[0])
                 and _may_be_picture(os.path.join(folder, name))]
@@ -132,25 +132,25 @@ def _is_array_of_a_frame(path):
     try:
         shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError, EOFError):
-        return False  # Who reads it will say.
+        return False  # Reading it gives the reason.
     return min(shape, default=0) > 0 and (len(shape) == 2 and min(shape) > 4 or len(shape) == 3 and (
         shape[-1] in (1, 3, 4) and min(shape[:2]) > 4))
 
 
 def is_still(path):
-    """Whether a file is a WebP of one image: its header tells."""
+    """Whether a file is a WebP of one image, by its header."""
     if not path.lower().endswith(".webp"):
         return False
     try:
         with open(path, "rb") as file:
             header = file.read(21)
     except OSError:
-        return False  # Who reads it will say.
+        return False  # Reading it gives the reason.
     return not (header[12:16] == b"VP8X" and len(header) > 20 and header[20] & 2)
 
 
 def is_stack(path):
-    """Whether a file is a TIFF of several pages: the directory of the first says where the next is."""
+    """Whether a file is a TIFF of several pages: its first page then states the place of the next."""
     if not path.lower().endswith((".tif", ".tiff")):
         return False
     try:
@@ -167,20 +167,20 @@ def is_stack(path):
             file.seek(entries * entry, os.SEEK_CUR)
             return struct.unpack(order + link, file.read(struct.calcsize(link)))[0] != 0
     except (OSError, struct.error, OverflowError, ValueError):
-        return False  # Who reads it will say.
+        return False  # Reading it gives the reason.
 
 
 # ------------------------------------------------------------------------------- a folder of folders
 
 
 def find(root, patterns=(), not_below=()):
-    """Lists the videos below a folder. Links are followed, but not in circles.
+    """Lists the videos below a folder. It follows links, but visits each folder once.
 
-    patterns: of paths relative to it, where * stands for any text. A video is listed where one of them
-        fits, or there are none, and none of those fits that begin with !. What follows the colon in
+    patterns: of paths relative to the folder, where * stands for any text. Patterns that begin with !
+        leave videos out. Of the others, if there are any, one must fit. The text behind the colon in
         `demo.h5:data/*/rgb` picks arrays in a file.
     not_below: folders that are left out.
-    Raises UserError where the splits are not clear.
+    Raises UserError where no pattern fits a video, or where the splits are not clear.
     """
     listing = Listing({}, None, collections.Counter(), [], {})
     not_below = {os.path.realpath(folder) for folder in not_below}
@@ -192,9 +192,9 @@ def find(root, patterns=(), not_below=()):
     for parent, folders, names in os.walk(root, followlinks=True, onerror=cannot_be_listed):
         status = os.stat(parent)
         own = any(files <= {*names, *folders} for files in OWN)
-        # A data_root of this project's own is what the user asked for.
+        # The user may name a folder that this project wrote as data_root.
         written = own and parent != root or os.path.realpath(parent) in not_below
-        if written and "rows" not in names:  # Everybody knows of the prepared frames.
+        if written and "rows" not in names:  # Prepared frames need no mention.
             listing.own.append(os.path.relpath(parent, root))
         if (status.st_dev, status.st_ino) in seen or written:
             folders.clear()
@@ -214,7 +214,7 @@ def find(root, patterns=(), not_below=()):
 
 
 def _of_folder(root, parent, names, patterns, listing):
-    """Adds the videos of one folder to a listing; returns the names of files that are not read."""
+    """Adds the videos of one folder to a listing; returns the names of the files that are not read."""
     names = [name for name in names if not name.startswith(".")]
     stacks = {name for name in names if is_stack(os.path.join(parent, name))}
     series = _series(parent, names)
@@ -222,7 +222,7 @@ def _of_folder(root, parent, names, patterns, listing):
     found = [name for name in names if name not in pictures and (
         name in stacks or is_video(name) and not is_still(os.path.join(parent, name)))]
     encoded = [name for name in found if name.lower().endswith(ENCODED)]
-    beside = {os.path.basename(npz_beside(name)) for name in encoded}  # Actions.
+    beside = {os.path.basename(npz_beside(name)) for name in encoded}  # They hold actions.
     found = [name for name in found if name not in beside]
     other = [name for name in names if name not in pictures and name not in found
              and name not in beside and not name.lower().endswith(ACTIONS)
@@ -244,7 +244,7 @@ def _of_folder(root, parent, names, patterns, listing):
 
 
 def _wanted(path, patterns):
-    """Whether a path relative to the root is listed, and the patterns of arrays within it."""
+    """Returns (whether a path relative to the root is listed, the patterns of arrays within it)."""
     path = path.replace(os.sep, "/")
     positive = [pattern for pattern in patterns if not pattern.startswith("!")]
     if any(fnmatch.fnmatchcase(path, pattern[1:]) for pattern in patterns if pattern.startswith("!")):
@@ -271,9 +271,10 @@ def _split_of_list(name):
 
 
 def _split_by_list(root, videos):
-    """The split of each video by train.txt, test.txt and val.txt, which hold a name in each line.
+    """The split of each video by train.txt, test.txt and val.txt, which hold one name a line.
 
-    None where there are no such files, or none of their lines is the name of a video.
+    None where there are no such files, or none of their lines names a video. Raises UserError where
+    only some of them do, where two lists name a video, or where a list names none.
     """
     lists = {name: _split_of_list(name) for name in os.listdir(root) if _split_of_list(name)}
     split_of, missing = {}, []
@@ -299,9 +300,9 @@ def _split_by_list(root, videos):
 
 
 def _split_by_folder(root, videos):
-    """The split of each video by the folder in the root that holds it; None where there are no such.
+    """The split of each video by the folder in the root that holds it; None without such folders.
 
-    Raises UserError where the folders are not all that is needed.
+    Raises UserError where train/ or test/ is missing or holds no video.
     """
     folders = {name: SPLIT_NAMES[name.lower()] for name in sorted(os.listdir(root))
                if name.lower() in SPLIT_NAMES and os.path.isdir(os.path.join(root, name))}
@@ -310,8 +311,8 @@ def _split_by_folder(root, videos):
     lacking = [split for split in ("train", "test") if split not in folders.values()]
     if lacking:
         there = " and ".join(f"{name}/" for name in folders)
-        also = ("; of val/ alone it is not clear whether it is to be tested on: rename it to test/, or "
-                "make a test/ beside it" if "val" in folders.values() and lacking == ["test"] else "")
+        also = ("; rename val/ to test/ if its videos are to test on"
+                if "val" in folders.values() and lacking == ["test"] else "")
         raise UserError(f"data_root: {root} has {there} and no {' or '.join(lacking)}/; it needs train/ "
                         f"and test/, or neither{also}")
     split_of = {name: folders[first] for name in videos

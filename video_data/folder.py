@@ -1,4 +1,4 @@
-"""A folder of one's own videos, and the store of their frames, which grows with it."""
+"""Prepares a folder of the user's own videos: a store of their frames, which grows with the folder."""
 
 import collections
 import contextlib
@@ -15,14 +15,14 @@ from video_data import files, store, videos
 from video_data.files import SPLITS, kinds, shown
 from video_data.timing import ACTIONS, actions_path, npz_beside
 
-READER = 3  # Of the rules by which files become frames: with another number, all are read again.
-NAMED = 10  # How many of the files that cannot be read are named.
+READER = 3  # Increased when files become other frames than before: then all are read again.
+NAMED = 10  # How many messages of a kind are shown.
 
 
 def prepare(config):
-    """Makes sure that the folder's frames are in a store; returns the paths of stores by name.
+    """Makes sure that the folder's frames are in a store, and reads only files that it lacks.
 
-    `video`, and with config.actions `actions`. Of a folder that grew, only what is new is read.
+    Returns the paths of stores, a dict: `video`, and with config.actions `actions`.
     Raises UserError where there are too few videos, or where actions do not fit.
     """
     listing, path = listing_of(config), store_path(config)
@@ -46,7 +46,7 @@ def prepare(config):
 
 
 def listing_of(config):
-    """The files.Listing of a config's folder. Raises UserError where there can be no two videos."""
+    """The files.Listing of a config's folder. Raises UserError if it cannot hold two videos."""
     root, patterns = config.data_root, config.files or ()
     if not os.path.isdir(root):
         raise UserError(f"data_root: there is no folder {root!r}")
@@ -77,7 +77,7 @@ def request_of(config, file, threads=0):
 
 
 def store_path(config):
-    """Where the store of a folder is. There is one for every form of frames, and choice of files."""
+    """The path of a folder's store. Every form of frames and choice of files has its own."""
     form = form_of(config)
     name = f"frames_{form.size}x{form.size}x{form.channels}"
     if form.fit != "crop":
@@ -95,10 +95,10 @@ def _actions_path(config):
 
 
 def _stamp(file, config):
-    """A text that changes when a file, its pictures, the actions beside it, or how it is read does."""
+    """A text that changes with a file, its pictures, its actions, and the way it is read."""
     digest = hashlib.sha256(f"{READER} {config.axes} {config.keep_partial} {file.within}\n".encode())
     for path in (*(file.pictures or [file.path]), actions_path(file.path), npz_beside(file.path)):
-        with contextlib.suppress(OSError):  # Who reads it will say.
+        with contextlib.suppress(OSError):  # Reading it gives the reason.
             status = os.stat(path)
             name = os.path.basename(path)
             digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace"))
@@ -123,10 +123,10 @@ def _known_splits(path):
 
 
 def _split(names, known):
-    """The split of each video, by name: that which the store has had it in, else by a hash of the name.
+    """The split of each video by name: its split in the store, or else by a hash of its name.
 
-    One of ten is to test on, so that a video stays where it is whatever comes to it. Where a split were
-    empty, it gets the video of the least hash: a new one, if there is any.
+    The hash puts one video in ten into the test split, whatever other videos there are. A split that
+    would be empty gets the video of the least hash: a new one, if there is any.
     """
     def order(name):
         return int(_digest(name.replace(os.sep, "/"))[:15], 16)
@@ -140,7 +140,7 @@ def _split(names, known):
 
 
 def _split_pieces(listing, keys, frames, known):
-    """For each split, the videos of it: a list of (key, which of the piece's videos)."""
+    """The videos of each split: lists of (key of a piece, index of the video in the piece)."""
     found = [(name, keys[name], index, video) for name in keys if keys[name] in frames.pieces
              for index, video in enumerate(frames.pieces[keys[name]]["names"])]
     if listing.split_of is None:
@@ -157,7 +157,7 @@ def _split_pieces(listing, keys, frames, known):
 
 
 def _build(config, listing, keys):
-    """Reads the files that the store lacks, and makes it one of all. keys: a text for each file."""
+    """Adds the files that the stores lack, and commits both stores. keys: the key of each file."""
     path, beside = store_path(config), _actions_path(config)
     known = _known_splits(path)
     with store.Writer(path, keys.values()) as frames, store.Writer(beside, keys.values()) as actions:
@@ -166,12 +166,12 @@ def _build(config, listing, keys):
         for split in ("train", "test"):
             if not pieces[split]:
                 raise _nothing_to(split, config.data_root, listing, keys, frames, failed)
-        # A failure of the system's leaves the store behind, so that the file is tried again.
+        # A file that the system failed to read is left out here, so the next start tries it again.
         source = _digest("\n".join(key for name, key in keys.items() if name not in failed))
         given = {split: [(key, actions.pieces[key]["names"].index(name)) for key, index in of_split
                          if (name := frames.pieces[key]["names"][index]) in actions.pieces[key]["names"]]
                  for split, of_split in pieces.items()}
-        # Numbers one after the other, for files may have actions of different widths.
+        # The store holds single numbers, since actions of different files may differ in width.
         widths = {width for piece in actions.pieces.values() for width in piece["note"]["widths"]}
         uniform = len(widths) == 1 and None not in widths and config.actions != "onehot"
         actions.commit(source, given, view=[*widths] if uniform else None)
@@ -190,9 +190,9 @@ def _nothing_to(split, root, listing, keys, frames, failed):
 
 
 def _read_missing(config, listing, keys, frames, actions):
-    """Adds the files that the stores lack, and says which cannot be read.
+    """Adds the files that the stores lack, and names those that cannot be read.
 
-    Returns {name: why} of those that the system has failed to read.
+    Returns {name: why} for files that the system failed to read: another try may succeed.
     """
     missing = [name for name, key in keys.items()
                if key not in frames.pieces or key not in actions.pieces]
@@ -232,7 +232,7 @@ def _read_missing(config, listing, keys, frames, actions):
 
 
 def _note(rows, found, left_out):
-    """What the store remembers of a file."""
+    """The note on a file in the store."""
     if rows is None:
         return {"skipped": str(found)}
     notes = list(dict.fromkeys(note for video in found for note in video.notes))
@@ -241,7 +241,7 @@ def _note(rows, found, left_out):
 
 
 def _lines(path, rows, found, left_out):
-    """Yields what to say of a file that was read: (kind, line)."""
+    """Yields (kind, line) for each message on a file."""
     if rows is None:
         yield "skipped", f"Skipped {shown(path)}: {found}." + (
             " It is tried again at the next start." if found.again else "")
@@ -253,7 +253,7 @@ def _lines(path, rows, found, left_out):
 
 
 def _add(frames, actions, key, name, found, rows, note):
-    """Adds what was found in one file to both stores, unless it is there."""
+    """Adds the videos of one file to each store that lacks them."""
     if key not in frames.pieces:
         ends = np.cumsum([video.length for video in found])
         frames.add(key, [(name + video.part, rows[end - video.length : end])
@@ -266,8 +266,8 @@ def _add(frames, actions, key, name, found, rows, note):
 
 
 def _check_space(config, chosen, readers, sample=5):
-    """Says how much disk the frames take: by some files of each kind, and the sizes of all."""
-    sizes = {}  # By kind, of every file.
+    """Says how much disk the frames take, by the frames of some files and the sizes of all."""
+    sizes = {}  # By kind, the size of every file.
     for file in chosen:
         if not file.pictures:
             with contextlib.suppress(OSError):
@@ -300,9 +300,9 @@ def _check_actions(path, beside, onehot):
 
 
 def check_actions(found, onehot=False):
-    """Raises UserError unless all actions are of one width, or one-hot, of any.
+    """Raises UserError unless all videos have actions, of one width if they are not one-hot.
 
-    found: for each video its name, how many numbers an action has or None, and why there is none.
+    found: for each video (name, width of its actions or None, why there are none).
     """
     first = None
     for name, width, refused in found:
@@ -311,17 +311,17 @@ def check_actions(found, onehot=False):
             beside = os.path.basename(actions_path(name))
             stem = beside.removesuffix(ACTIONS)
             raise UserError(f"actions: {shown(name)}: " + (
-                refused or f"has none; they are [T, A], as `actions` beside the video in an .npz or "
-                           f"HDF5 file, or in {beside} or {stem}.npz beside it"))
+                refused or f"has none; put them, [T, A], into its .npz or HDF5 file as `actions`, or "
+                           f"beside it into {beside} or {stem}.npz"))
         if width != first[1] and not onehot:
             raise UserError(f"actions: {shown(name)} has {width} numbers to an action, but "
                             f"{shown(first[0])} has {first[1]}")
 
 
 class OneHot:
-    """One-hot actions of videos, each as wide as all, as a sequence of float32 [T, classes].
+    """One-hot actions of videos, as a sequence of float32 [T, classes].
 
-    actions: of each video, [T * A] or [T, A], where A is 1 + its largest action. lengths: T of each.
+    actions: for each video [T * A] or [T, A], where A is 1 + its own largest action. lengths: T of each.
     Raises UserError where an action is none of the classes.
     """
 
@@ -334,7 +334,7 @@ class OneHot:
             width = actions[index].size // lengths[index]
             if width > classes:
                 raise UserError(f"actions: {shown(name)} has the action {width - 1}, but training knows "
-                                f"those from 0 to {classes - 1}")
+                                f"only 0 to {classes - 1}")
 
     def __len__(self):
         return len(self.names)
@@ -358,7 +358,7 @@ def open_one_hot(paths, split, classes=None):
 
 
 def describe(header):
-    """Yields lines on a store's files: the sizes and rates they had; what was left out, and why."""
+    """Yields lines on the files of a store: their sizes and rates, and which were left out and why."""
     notes = {key.rpartition("\n")[0]: piece["note"] for key, piece in header["pieces"].items()
              if piece["note"]}
     key_of = {video: key for key, piece in header["pieces"].items() for video in piece["names"]}
@@ -380,7 +380,7 @@ def describe(header):
 
 
 def _counted(words):
-    """The words with how often there is each, the most frequent first."""
+    """Each word with its count, the most frequent first."""
     counts = collections.Counter(words).most_common()
     return ", ".join(f"{word} ({count})" for word, count in counts[:NAMED]) + (
         f" and {len(counts) - NAMED} others" if len(counts) > NAMED else "")

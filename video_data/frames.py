@@ -1,4 +1,4 @@
-"""What every video becomes, whatever it was read from: square frames of one size, as uint8."""
+"""The types that all readers of video share: requests, videos, and the form of their frames."""
 
 import struct
 import typing
@@ -7,15 +7,15 @@ import zlib
 
 import numpy as np
 
-# What libraries raise on files that are not what they seem.
+# What libraries raise on damaged files, and on files of another format.
 UNREADABLE = (ValueError, EOFError, KeyError, SyntaxError, RuntimeError, struct.error, zlib.error,
               zipfile.BadZipFile)
 
 
 class Broken(Exception):
-    """A file that holds no video that can be read. Says why.
+    """A file holds no video that can be read. Its text says why.
 
-    again: whether the fault is the system's, so that another try may go well.
+    again: whether the fault is the system's, so that another try may succeed.
     """
 
     def __init__(self, reason, again=False):
@@ -27,9 +27,9 @@ class Broken(Exception):
 
 
 class Form(typing.NamedTuple):
-    """What every frame becomes: size x size pixels of 1 or 3 channels.
+    """The form of every frame: size x size pixels of 1 or 3 channels, uint8.
 
-    fit: how it becomes a square: `crop` to the one in its middle, `pad` with black, or `stretch`.
+    fit: how a frame becomes a square: `crop` to its middle, `pad` with black, or `stretch`.
     fps: frames a second, by the file's time stamps; None: every frame once. Arrays and images have no
         time stamps, and keep all their frames.
     """
@@ -41,16 +41,16 @@ class Form(typing.NamedTuple):
 
     @property
     def shape(self):
-        """Of a frame."""
+        """The shape of a frame, (size, size, channels)."""
         return (self.size, self.size, self.channels)
 
 
 class Video(typing.NamedTuple):
-    """A video that was found in a file. part: its name within the file, empty where it is the only one.
+    """A video in a file. part: its name within the file, empty where it is the only one.
 
-    length: its frames now. height, width, fps: as they were; fps is None where it is unknown.
-    actions: float32 [length, A], or None; `refused` says why where there are some that do not fit.
-    notes: what its user should know of it, in words.
+    length: how many frames were read. height, width, fps: those of the file; fps is None if unknown.
+    actions: float32 [length, A], or None. refused: why the actions were not taken, or None.
+    notes: sentences, without their subject, that tell the user what is unusual about the video.
     """
 
     part: str
@@ -64,13 +64,13 @@ class Video(typing.NamedTuple):
 
 
 class Request(typing.NamedTuple):
-    """What is to be read, and how.
+    """Which file to read, and how.
 
-    path: of the file, or what stands for a series of pictures. pictures: their paths, in order.
-    within: patterns of the names of arrays in the file, () for none.
-    axes, keep_partial: as the config has them.
+    path: of the file, or the name of a series of pictures. pictures: their paths, in order.
+    within: patterns of the names of arrays in the file; () for all.
+    axes, keep_partial: as in the config.
     onehot: whether whole-number actions become one-hot. scratch: a folder for temporary files.
-    threads: of the decoder; 0 leaves the number to it. estimate: only to say about how many frames.
+    threads: how many the decoder uses; 0 lets it choose. estimate: whether only to count the frames.
     """
 
     path: str
@@ -86,10 +86,10 @@ class Request(typing.NamedTuple):
 
 
 def crop(height, width, aspect, fit):
-    """What is kept of a frame: (top, left, height, width), in its own pixels.
+    """The part of a frame that is kept: (top, left, height, width), in its own pixels.
 
-    aspect: the width of a pixel over its height. Top and left are even, so that what is kept lies on
-    whole pixels of a video that has one colour for 2 x 2.
+    aspect: the width of a pixel over its height. Top and left are even, since many videos store one
+    colour for 2 x 2 pixels.
     """
     if fit != "crop":
         return 0, 0, height, width
@@ -99,7 +99,7 @@ def crop(height, width, aspect, fit):
 
 
 def fitted(height, width, aspect, form):
-    """Rows and columns that a frame takes of the square."""
+    """How many rows and columns of the square a frame fills."""
     if form.fit != "pad":
         return form.size, form.size
     sides = (height, width * aspect)

@@ -1,4 +1,4 @@
-"""Video in images: numbered files of one picture each, and files of several (TIFF, WebP)."""
+"""Reads pictures: files of one picture each, and files of several (TIFF, WebP)."""
 
 import fractions
 import os
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from video_data.arrays import check_type
 from video_data.frames import Broken
 
-# What Pillow and NumPy raise on files that are not what they seem.
+# What Pillow and NumPy raise on damaged files, and on files of another format.
 DAMAGED = (ValueError, TypeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -41,7 +41,7 @@ def _pixels(image):
     """The pixels of a Pillow image, as [1, H, W, C]."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
-    elif not image.mode.startswith(("I", "F")):  # Those are numbers of 16 or 32 bits.
+    elif not image.mode.startswith(("I", "F")):  # Pixels of 16 or 32 bits stay as they are.
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     pixels = np.asarray(image)
     pixels = pixels[None, ..., None] if pixels.ndim == 2 else pixels[None]
@@ -50,9 +50,9 @@ def _pixels(image):
 
 
 def pages(path):
-    """Yields the pictures of a file of several: (start, end, [1, H, W, C]), times in seconds or None.
+    """Yields (start, end, pixels [1, H, W, C]) of each picture in a file of several.
 
-    Raises Broken where one of them cannot be read.
+    start, end: in seconds, or None without times. Raises Broken where a picture cannot be read.
     """
     start = fractions.Fraction(0)
     try:
@@ -75,7 +75,7 @@ def count_pages(path):
 
 
 def rate_of(spans):
-    """Frames a second of (start, end) pairs, where each lasts as long; else None."""
+    """Frames a second of (start, end) pairs, if all last equally long; else None."""
     lengths = {None if end is None else end - start for start, end in spans}
     (length,) = lengths if len(lengths) == 1 else (None,)
     return float(1 / length) if length else None

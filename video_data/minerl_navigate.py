@@ -18,7 +18,7 @@ class MinerlNavigate(Mp4Archive):
 
     URL = "https://archive.org/download/minerl_navigate/minerl_navigate.zip"
     CHANNELS = 3
-    EXPANSION = 3  # 593,000 frames, raw and as PNGs, from 5 GB.
+    EXPANSION = 3  # The archive of 5 GB becomes 593,000 frames, raw and as PNGs.
 
     def _features(self):
         return {**super()._features(), "metadata": tfds.features.Text()}
@@ -32,15 +32,17 @@ class MinerlNavigate(Mp4Archive):
 def read_actions(metadata, length):
     """Finds the actions in a video's metadata: (names of the numbers, float32 [length, A]).
 
-    The format is not documented. Any of these will do, below a key that contains "action": a list
-    with an entry for each frame; a mapping from kinds of action to such lists. Or an entry below
-    such a key in each frame's own mapping, or several such keys with a list each. An entry is a
-    number, true or false, a word (0 for "none", else 1), or a list or mapping of these.
+    The format is not documented. A key that contains "action" may hold
 
-    The action of a frame is the one the player takes on seeing it. If there is none for the last
-    frame, it is zeros; one that follows the last frame is dropped.
+    - a list with an entry for each frame;
+    - a mapping from kinds of action to such lists;
+    - in a list of mappings, one for each frame: the entry of that frame.
 
-    Raises UserError that says what was found, where this is not it.
+    Several such keys may each hold a list. An entry is a number, true or false, a word (0 for "none",
+    else 1), or a list or mapping of these. The action of a frame is the one that the player takes on
+    seeing it. A missing action of the last frame becomes zeros; an action after it is dropped.
+
+    Raises UserError that says what was found, if it has another format.
     """
     if not metadata:
         raise UserError("there is no metadata")
@@ -66,7 +68,7 @@ def read_actions(metadata, length):
 
 
 def _find_actions(data):
-    """Returns what is below "action": a list or a mapping; a list of these by frame; or None."""
+    """Returns the value of "action": a list or a mapping; a list of values by frame; or None."""
     data = _as_list(data)
     if isinstance(data, list):
         found = [_find_actions(frame) for frame in data if isinstance(frame, dict)]
@@ -78,7 +80,7 @@ def _find_actions(data):
         return None
     named = {key: _as_list(value) for key, value in data.items() if "action" in key.lower()}
     large = {key: value for key, value in named.items() if isinstance(value, (dict, list))}
-    named = large or named  # A number beside lists is their length, or the like.
+    named = large or named  # A number beside lists may be their length.
     if named:
         return named if len(named) > 1 else next(iter(named.values()))
     below = [_find_actions(value) for value in data.values()]
@@ -93,7 +95,7 @@ def _as_list(data):
 
 
 def _flatten(entry, name):
-    """Returns the numbers of an action by their names. Raises UserError where there are others."""
+    """Returns the numbers of an action by their names. Raises UserError for any other value."""
     if isinstance(entry, str):
         return {name: float(entry != "none")}
     if isinstance(entry, (bool, int, float)):

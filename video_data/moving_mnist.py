@@ -1,8 +1,8 @@
-"""Moving MNIST (Srivastava et al. 2015) made of MNIST: two handwritten digits that bounce.
+"""Makes Moving MNIST (Srivastava et al. 2015) from MNIST: two handwritten digits that bounce.
 
-The digits are read from MNIST's four files in data_root, as they are or packed by gzip; where none of
-these is there, TensorFlow Datasets downloads its `mnist`. Training and validation videos show MNIST's
-training digits, of which the last 10,000 are kept for validation; test videos show its test digits.
+The digits come from MNIST's four files in data_root, plain or packed by gzip. If none of these is
+there, TensorFlow Datasets downloads its `mnist`. Training videos show MNIST's training digits, except
+the last 10,000: validation videos show these. Test videos show MNIST's test digits.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ from tools import UserError
 from video_data import store, videos
 from video_data.digits import CANVAS, GLYPH, path
 
-VERSION = "1"  # What is made changes with it.
+VERSION = "1"  # Increased when other videos are made than before.
 SPLITS = ("train", "val", "test")
 SIZES = {"full": {"train": (2000, 100), "val": (100, 400), "test": (100, 1000)}}
 SPEEDS = 2, 6  # pixels a frame
 PARTS = {"train": "train", "val": "train", "test": "t10k"}  # The files that a split's digits are in.
-VALIDATION = 1 / 6  # share of the training digits that are kept for validation: the last 10,000
-TYPES = {"images": 3, "labels": 1}  # What the files hold, and in how many dimensions.
+VALIDATION = 1 / 6  # share of the training digits that are for validation: the last 10,000
+TYPES = {"images": 3, "labels": 1}  # The dimensions of the files.
 
 
 def source(config, prepared):
     """A text that changes with what is made.
 
-    prepared: this text, as it was when the stores were made, or None. It stays where the files are gone.
+    prepared: this text when the stores were made, or None. It still holds if the files are gone.
     """
     found = _files(config.data_root)
     if not found:
@@ -47,7 +47,7 @@ def source(config, prepared):
 def make(config, wanted):
     """Makes the wanted videos, a list of (split, index, frames). Yields (split, index, arrays).
 
-    arrays: what `video` returns, its frames of config.image_size.
+    arrays: as `video` returns them, with frames of config.image_size.
     """
     mnist, form = read_mnist(config.data_root, store.home(config)), videos.Form(config.image_size, 1)
     for split, index, length in wanted:
@@ -56,14 +56,14 @@ def make(config, wanted):
 
 
 def video(split, index, length, images, labels):
-    """Makes a video: a function of the arguments alone.
+    """Makes a video, which depends on the arguments alone.
 
     A shorter video is the beginning of the longer one with the same index.
     images: uint8 [N, 28, 28], handwritten digits. labels: int [N], which digits these are.
 
-    Returns a dict: `video` uint8 [length, 64, 64, 1]; `digit` int64 [2], which digits; `position`
-        float32 [length, 2, 2], where: row and column of the upper left pixel of a digit's square of
-        28 x 28, 0 to 36, in a frame of 64 x 64.
+    Returns a dict: `video` uint8 [length, 64, 64, 1]; `digit` int64 [2], which digits it shows;
+        `position` float32 [length, 2, 2]: row and column, 0 to 36, of the upper left pixel of each
+        digit's square of 28 x 28 in a frame of 64 x 64.
     """
     rng = np.random.default_rng([SPLITS.index(split), index])
     chosen = rng.integers(len(images), size=2)
@@ -85,10 +85,10 @@ def digits_of(mnist, split):
 
 
 def read_mnist(data_root, home=None):
-    """MNIST, a dict: `train` and `t10k`, each images uint8 [N, 28, 28] and labels uint8 [N].
+    """Reads MNIST: a dict of `train` and `t10k`, each (images uint8 [N, 28, 28], labels uint8 [N]).
 
-    home: the folder that it is downloaded to; by default data_root.
-    Raises UserError where a file is missing or damaged, or where nothing can be downloaded.
+    home: the folder to download to; by default data_root.
+    Raises UserError where a file is missing or damaged, or where the download fails.
     """
     found = _files(data_root)
     if not found:
@@ -103,14 +103,14 @@ def read_mnist(data_root, home=None):
         square = images.shape[1:] == (GLYPH,) * 2
         if not (square and len(images) == len(labels) > 0):
             raise UserError(f"{found[part, 'images']} has images {list(images.shape)}, and "
-                            f"{found[part, 'labels']} {len(labels)} labels; MNIST has as many of both, "
-                            "and images of 28 x 28")
+                            f"{found[part, 'labels']} {len(labels)} labels; MNIST has one label for "
+                            "each image of 28 x 28")
         read[part] = images, labels
     return read
 
 
 def _files(data_root):
-    """MNIST's files that are in data_root, by (part, kind), under any name that is in use."""
+    """The paths of MNIST's files in data_root by (part, kind), under any of their usual names."""
     found = {}
     for part, kind, ending, separator in itertools.product(
             ("train", "t10k"), TYPES, ("", ".gz"), ("-", ".")):
@@ -121,7 +121,7 @@ def _files(data_root):
 
 
 def _read_idx(path, dimensions):
-    """Reads a file of MNIST's format IDX: uint8, in so many dimensions. Raises UserError for another.
+    """Reads a file of MNIST's format IDX, uint8 of so many dimensions. Raises UserError for another.
 
     It begins with two zeros, 8 for bytes, the number of dimensions, and the size of each, big-endian.
     """
@@ -141,8 +141,8 @@ def _read_idx(path, dimensions):
 
 
 def _download(data_root, home):
-    """MNIST by TensorFlow Datasets, which keeps it in home or has it in data_root; as read_mnist."""
-    import requests  # As slow to import as the next, and needed where nothing was downloaded yet alone.
+    """Reads the `mnist` of TFDS in data_root, or downloads it to home. Returns as read_mnist."""
+    import requests  # These two are slow to import, and most starts do without them.
     import tensorflow_datasets as tfds
 
     try:

@@ -1,4 +1,4 @@
-"""What the datasets have in common that are published as a zip archive of 64x64 mp4 files."""
+"""The builder of datasets that are published as a zip archive of 64x64 mp4 files."""
 
 import contextlib
 import functools
@@ -23,15 +23,15 @@ from video_data import store, videos
 class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS builder: `video` uint8 [T, 64, 64, CHANNELS], in the splits train and test.
 
-    The archive is downloaded once, or taken from data_root where its user has put it. Files are
-    decoded straight from it. One that does not decode is reported by name, skipped, and counted.
+    TFDS downloads the archive once, unless the user has put it into data_root. A file of it that does
+    not decode is named, skipped and counted.
     """
 
-    data_root = None  # By default, where the records go.
+    data_root = None  # None: the folder of the records.
 
     VERSION = tfds.core.Version("1.0.0")
     URL = CHANNELS = None
-    EXPANSION = 0  # Bytes that the archive's bytes become each, where that is known beforehand.
+    EXPANSION = 0  # How many times the archive's size the records take; 0: unknown.
     FOLDERS = {"train": "train", "test": "test"}  # The folder in the archive that holds a split.
 
     def _features(self):
@@ -64,14 +64,14 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             members = {split: self._list_members(opened, split) for split in self.FOLDERS}
             frames = sum(len(names) * self._first_length(opened, names) for names in members.values())
         raw = frames * math.prod(videos.Form(channels=self.CHANNELS).shape)
-        # Once raw and once as PNGs, which are no larger.
+        # The store holds them raw, and the records as PNGs, which are no larger.
         store.check_space(self._data_dir_root, 2 * raw, f"Preparing {self.name}")
         return {split: self._generate_examples(archive, names) for split, names in members.items()}
 
     def _download(self, dl_manager, archive):
         """Downloads the archive. Raises UserError where its host cannot be reached."""
         try:
-            # TFDS tries for minutes, and does not say how large the file is.
+            # TFDS would try for minutes, and does not tell the size of the file.
             answer = requests.head(self.URL, allow_redirects=True, timeout=60)
             size = int(answer.headers.get("content-length", 0))
             what = "Downloading and preparing" if self.EXPANSION else "Downloading"
@@ -95,7 +95,7 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return names
 
     def _first_length(self, archive, names):
-        """Frames of the first video that decodes."""
+        """The number of frames of the first video that decodes."""
         with videos.Readers() as readers:
             for name in names:
                 with contextlib.suppress(videos.Broken):
@@ -114,11 +114,11 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 else:
                     yield name, {"video": video, **self._metadata(opened, name)}
         if skipped:
-            print(f"{skipped} of {len(names)} videos of {self.name} do not decode and are missing "
-                  "from now on.", file=sys.stderr)
+            print(f"{skipped} of {len(names)} videos of {self.name} do not decode and are left "
+                  "out.", file=sys.stderr)
 
     def _metadata(self, archive, name):
-        """Returns the features of a video other than itself."""
+        """The features of a video beside `video`, a dict."""
         return {}
 
     def _try_to_decode(self, readers, archive, name):
@@ -131,7 +131,7 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Decodes a file of the archive: uint8 [T, 64, 64, CHANNELS]. Raises videos.Broken."""
         form = videos.Form(channels=self.CHANNELS)
         with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-            with archive.open(name) as member:  # Checks the checksum as it reads.
+            with archive.open(name) as member:  # zipfile checks the checksum.
                 shutil.copyfileobj(member, file)
             file.flush()
             frames, _ = videos.read(file.name, form, readers=readers)

@@ -1,4 +1,4 @@
-"""Video that needs no decoder: pictures, arrays, and files of several pictures."""
+"""Reads video that needs no decoder: pictures, arrays, and files of several pictures."""
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def estimate_frames(request, magic):
 
 
 def _written(part, blocks, actions, request, sink):
-    """Converts the frames of a video, [t, H, W, C] at a time, and returns its Video."""
+    """Converts the frames of a video in blocks [t, H, W, C], and returns its Video."""
     length, sizes = 0, {}
     blocks = iter(blocks)
     for block in blocks:
@@ -47,7 +47,7 @@ def _written(part, blocks, actions, request, sink):
         length += len(block)
     if not length:
         raise Broken("holds no frames")
-    notes = ["has pictures of several sizes, each of which fills the square"] if len(sizes) > 1 else []
+    notes = ["has pictures of several sizes; each is resized to the square"] if len(sizes) > 1 else []
     actions, refused = checked_actions(actions, length, onehot=request.onehot)
     return Video(part, length, *next(iter(sizes)), None, actions, refused, tuple(notes))
 
@@ -80,7 +80,7 @@ def _read_pages(request, magic, beside, sink):
 
 
 def _read_arrays(found, several, request, sink):
-    """Reads the videos of a file of arrays. Of several, one that cannot be read is left out."""
+    """Reads the videos of a file of arrays. It leaves out those of several that cannot be read."""
     videos, left_out = [], {}
     chosen = arrays.choose(found, request.path, several, request.within, request.axes)
     for name in chosen:

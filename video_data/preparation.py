@@ -1,7 +1,7 @@
-"""Preparing a dataset: from TFDS records or a folder of videos to a store of frames, once.
+"""Prepares a dataset once: turns TFDS records, or a folder of videos, into a store of frames.
 
-Processes that prepare the same data wait for each other, and what a killed one has left behind is
-never used.
+Processes that prepare the same data wait for each other. What a killed process has left incomplete is
+completed or removed.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ class Recorded(typing.NamedTuple):
 
 
 class Made(typing.NamedTuple):
-    """A dataset that is made on the spot, into stores at once.
+    """A dataset that its module makes straight into stores. The module has
 
-    Its module has SIZES[config], for each split how many videos of how many frames; source(config,
-    prepared), a text that changes with what is made, from that of the stores; and make(config, wanted),
-    which yields (split, index, arrays) of the wanted (split, index, frames), in any order. arrays: by
-    name `video`, `actions`, factors.
+    SIZES[config]: for each split (how many videos, how many frames each);
+    source(config, prepared): a text that changes with what is made; prepared: that of the stores;
+    make(config, wanted): yields (split, index, arrays) of the wanted (split, index, frames), in any
+        order. arrays: a dict of `video`, `actions` and the factors.
     """
 
     module: str
@@ -49,7 +49,7 @@ class Made(typing.NamedTuple):
     channels: int
     factors: tuple
     actions: bool = False
-    notice: str = ""  # what to say wherever frames are shown
+    notice: str = ""  # shown wherever frames are shown
 
 
 ONE_DIGIT = ("label", "position")
@@ -65,7 +65,7 @@ BUILDERS = {
     "doom_mazes": Made("doom_engine", "doom_mazes", "full", 3, MAZES, True, doom_mazes.NOTICE),
     "doom_mazes_demo": Made(
         "doom_engine", "doom_mazes", "demo", 3, MAZES, True, doom_mazes.NOTICE),
-    # In a folder that no dataset of TFDS has.
+    # TFDS has a dataset moving_mnist, so the folder has another name.
     "moving_mnist": Made("moving_mnist", "moving_mnist_of_mnist", "full", 1, ("digit", "position")),
     "minerl": Recorded("minerl_navigate", "MinerlNavigate"),
     "mazes": Recorded("gqn_mazes", "GqnMazes"),
@@ -75,13 +75,13 @@ THREADS = min(4, videos.CORES)
 
 
 def prepare(config, split=None):
-    """Makes sure that the dataset is on disk, ready to read; quick when it is.
+    """Makes sure that the dataset is on disk, ready to read. It is quick if nothing is missing.
 
-    A dataset that others have prepared here by TFDS is not downloaded again.
-    split: the one to unpack of a dataset that has a TFDS builder; by default all.
+    A dataset that somebody has prepared in data_root by TFDS is not downloaded again.
+    split: the only one to prepare, except with `videos`; by default all.
     Returns the paths of its stores, a dict: `video`, with config.actions `actions`, and the factors
-    that the dataset declares. Raises UserError where data_root cannot be written or is too small, and
-    where there is nothing to prepare from.
+    that the dataset declares. Raises UserError where data_root cannot be written to or is too small,
+    and where the data cannot be had.
     """
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     if config.dataset == "videos":
@@ -92,15 +92,15 @@ def prepare(config, split=None):
         raise UserError(f"actions: {config.dataset} has none; only minerl, doom_mazes and videos of "
                         "your own do")
     if config.actions == "onehot":
-        raise UserError(f"actions: those of {config.dataset} are not one whole number each, as onehot "
-                        "takes them; nearest: true")
+        raise UserError(f"actions: those of {config.dataset} are not one whole number each, which "
+                        "onehot needs; nearest: true")
     if config.fps:
         raise UserError(f"fps: {config.dataset} has no time stamps; only videos of your own do")
     return _prepare_made(config, dataset, split) if made else _prepare_tfds(config, dataset, split)
 
 
 def _prepare_made(config, dataset, split):
-    """Makes a dataset that needs no records, straight into stores. Returns as prepare."""
+    """Prepares a Made dataset. Returns as prepare."""
     if config.channels != dataset.channels:
         raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
                         f"nearest: {dataset.channels}")
@@ -121,9 +121,9 @@ def _prepare_made(config, dataset, split):
 
 
 def _make(config, module, sizes, source, paths, only):
-    """Makes what is missing of the stores at paths, all of them together.
+    """Makes the videos that any store at paths lacks, and adds them to each that lacks them.
 
-    sizes: for every split, videos and frames. only: the split to make; None for all.
+    sizes: for every split (videos, frames of each). only: the split to make; None for all.
     """
     keys = {(split, index): f"{source} {split} {index} {frames}"
             for split, (count, frames) in sizes.items() for index in range(count)}
@@ -154,19 +154,19 @@ def _make(config, module, sizes, source, paths, only):
 
 
 def notice(dataset):
-    """What to say wherever frames of a dataset are shown; "" for nothing."""
+    """The notice to show beside frames of a dataset; "" for none."""
     return getattr(BUILDERS.get(dataset), "notice", "")
 
 
 def _size_suffix(config):
-    """What the name of a store of frames ends with, of another size than is usual."""
+    """The end of the name of a store whose frames are not of the usual size."""
     return "" if config.image_size == videos.Form().size else f"_{config.image_size}"
 
 
 def _prepare_tfds(config, dataset, split):
-    """Prepares a dataset that has a TFDS builder: the records, then the stores. Returns as prepare.
+    """Prepares a Recorded dataset: the records, then the stores. Returns as prepare.
 
-    The records are those in data_root, or else go where the stores do.
+    Records that data_root lacks are written beside the stores.
     """
     within = os.path.join(dataset.module, dataset.config or "", dataset.version)
     home = store.home(config)
@@ -174,13 +174,13 @@ def _prepare_tfds(config, dataset, split):
     records, prepared = os.path.join(folder, within), os.path.join(home, within)
     size = _size_suffix(config)
     paths = {"video": f"{prepared}.frames{size}"}
-    if not size:  # Positions are in pixels of the frames as they were made.
+    if not size:  # Positions are in pixels of frames of the usual size.
         paths |= {factor: f"{prepared}.{factor}" for factor in dataset.factors}
     if config.actions:
         paths["actions"] = f"{prepared}.actions"
 
     def missing():
-        # The records may be deleted to save space; the stores must then be of the same ones.
+        # The user may delete the records to save space; the stores must then agree on their source.
         source = _fingerprint(records) or store.source(paths["video"])
         return [name for name, path in paths.items()
                 if source is None or store.source(path) != source or store.lacks(path, split)]
@@ -197,7 +197,7 @@ def _prepare_tfds(config, dataset, split):
             store.build(paths[name], _fingerprint(records), splits, split)
         _say(f"Prepared {paths['video']}" + (
             f", {split} alone." if store.lacks(paths["video"]) else
-            f". Only to save space, {records} may be deleted."))
+            f". You may delete {records} to save space."))
 
     store.prepare_once(config, prepared, paths.values(), missing, build)
     return paths
@@ -205,31 +205,31 @@ def _prepare_tfds(config, dataset, split):
 
 def _prepare_records(config, folder, records):
     """Returns the dataset's builder, its records prepared below a folder."""
-    import tensorflow_datasets as tfds  # Slow to import, and needed only here.
+    import tensorflow_datasets as tfds  # It is slow to import, and most starts do without it.
     from tensorflow_datasets.core import shuffle
 
     logging.getLogger("absl").setLevel("ERROR")
-    shuffle.MAX_MEM_BUFFER_SIZE = 2**28  # Bytes it holds in memory before it goes by disk; else 2**30.
+    shuffle.MAX_MEM_BUFFER_SIZE = 2**28  # Bytes that it sorts in memory; by default 2**30.
     module, builder_class, builder_config = BUILDERS[config.dataset][:3]
     for parent, leftovers in ((os.path.dirname(records), "incomplete.*"),
                               (os.path.join(folder, "downloads", module), "*.tmp.*")):
         for leftover in glob.glob(os.path.join(glob.escape(parent), leftovers)):
-            shutil.rmtree(leftover)  # Of a process that was killed: we hold the lock.
+            shutil.rmtree(leftover)  # A killed process left it: we hold the lock.
     builder_class = getattr(importlib.import_module(f"video_data.{module}"), builder_class)
     builder = builder_class(data_dir=folder, config=builder_config)
-    builder.data_root = config.data_root  # Where its user may have put an archive.
+    builder.data_root = config.data_root  # The user may have put an archive there.
     if not os.path.isdir(records):
         _say(f"Preparing {config.dataset} in {records}.")
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS says that it knows no sizes.
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS would print that sizes are unknown.
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
             try_download_gcs=False, register_checksums=hasattr(builder, "URL")))
     return builder
 
 
 def _frames_of_records(config, builder, only):
-    """Decodes the records: for each split how many, and (name, uint8 [T, S, S, C]) one by one.
+    """The frames of the records, as store.build takes them: (name, uint8 [T, S, S, C]) one by one.
 
-    only: the split whose space is checked; None for all.
+    only: the split that will be unpacked, whose space is checked; None for all.
     """
     size, form = config.image_size, None
     needed = 0
@@ -250,13 +250,13 @@ def _frames_of_records(config, builder, only):
 
 
 def _by_split(builder, read):
-    """What store.build reads: for each split, how many videos, and read(split, start)."""
+    """The splits as store.build takes them: for each (number of videos, read from a start on)."""
     return {split: (info.num_examples, functools.partial(read, split))
             for split, info in builder.info.splits.items()}
 
 
 def _factors_of_records(builder, name):
-    """Reads one factor: (name, array [T, ...]) one by one; T is 1 where it is one of PER_VIDEO."""
+    """One factor, as store.build takes it: (name, array [T, ...]) one by one. T is 1 for PER_VIDEO."""
     def values(split, start):
         for example, value in _read_records(builder, split, name, start):
             yield example, value[None] if name in PER_VIDEO else value
@@ -265,15 +265,15 @@ def _factors_of_records(builder, name):
 
 
 def _actions_of_records(config, builder, records, frames):
-    """Reads actions from the records' metadata: (name, float32 [T, A]) one by one.
+    """The actions in the records' metadata, as store.build takes them: (name, float32 [T, A]).
 
-    frames: the path of the store of frames, which knows how many each video has.
+    frames: the path of the store of frames, which gives the length of each video.
     """
     from video_data import minerl_navigate
 
     if "metadata" not in _features(records):
-        raise UserError(f"actions: {records} was prepared without metadata; move it away, and it is "
-                        "prepared again, with them")
+        raise UserError(f"actions: {records} was prepared without metadata; move it away, and the "
+                        "next start prepares it again, with metadata")
     expected = []
 
     def actions(split, start):
@@ -296,21 +296,21 @@ def _actions_of_records(config, builder, records, frames):
 
 
 def _features(records):
-    """Names of the features on disk, which may be fewer than the builder's."""
+    """The names of the features in the records, which may lack some of the builder's."""
     try:
         with open(os.path.join(records, "features.json")) as file:
             return json.load(file)["featuresDict"]["features"]
-    except (FileNotFoundError, KeyError):  # Of versions of TFDS before there were any metadata.
+    except (FileNotFoundError, KeyError):  # Old versions of TFDS wrote no such file, or another.
         return []
 
 
 def _read_records(builder, split, feature, start=0):
-    """Yields (name, value) of one feature of each record from `start` on, in their order."""
+    """Yields (name, value) of one feature of each record of a split, from `start` on, in order."""
     import tensorflow_datasets as tfds
 
-    # Partial, since records that others have prepared hold nothing but videos.
+    # Records that others have prepared hold nothing but videos.
     only = tfds.decode.PartialDecoding({feature: True})
-    # Left to itself, it fills the memory with decoded videos.
+    # By default TFDS fills the memory with decoded videos.
     bounded = tfds.ReadConfig(
         interleave_cycle_length=1, num_parallel_calls_for_decode=THREADS, skip_prefetch=True,
         try_autocache=False)
@@ -321,9 +321,10 @@ def _read_records(builder, split, feature, start=0):
 
 
 def _fingerprint(records):
-    """What ties a store to its TFDS records; None where there are no records.
+    """A digest of TFDS records, which ties a store to them; None where there are no records.
 
-    The files' sizes and ends, where the checksum of the last record is. A copy has the same.
+    It takes the size and the end of each file, which holds the checksum of the last record. A copy of
+    the records has the same digest.
     """
     if not os.path.isdir(records):
         return None

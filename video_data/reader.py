@@ -1,7 +1,7 @@
-"""The process that reads files: one at a time, until the process that started it ends.
+"""A process that reads files, one at a time, until the process that started it ends.
 
-It imports nothing of TensorFlow. A file that crashes it, or that it never comes to an end with, costs
-that file alone: videos.py starts another.
+If a file crashes this process, or makes it hang, only that file is lost: videos.py starts another
+process. This one imports no TensorFlow.
 """
 
 import math
@@ -27,12 +27,12 @@ from video_data.timing import actions_beside, checked_actions
 def read(request, sink):
     """Reads the videos of a request into a sink: (a list of Video, {part: why it was left out}).
 
-    sink.frames takes uint8 [..., *form.shape], all videos one after the other; sink.alive hears of
-    progress; sink.cut takes back what came after so many frames. Raises Broken.
+    sink: `frames` takes uint8 [..., *form.shape], all videos one after the other; `alive` is called at
+    each sign of progress; `cut` removes all frames after the first n. Raises Broken.
     """
     magic = b"" if request.pictures else _beginning(request.path)
     if not _is_encoded(request, magic):
-        # Imported where it is first needed: what reads encoded video starts in half the time.
+        # Without this import, a process that reads only encoded video starts in half the time.
         from video_data import pixels
 
         return pixels.read(request, magic, sink)
@@ -54,13 +54,13 @@ def estimate_frames(request):
 
 
 def _is_encoded(request, magic):
-    """Whether it is for the decoder. Pictures, arrays, TIFF and WebP files are not."""
+    """Whether the decoder reads the file, and not pixels.py (pictures, arrays, TIFF and WebP)."""
     return not (request.pictures or magic.startswith((*MAGIC, *TIFF))
                 or magic[:4] == b"RIFF" and magic[8:12] == b"WEBP")
 
 
 def _beginning(path):
-    """The first bytes of a file. Raises Broken where it is no regular file, or is empty."""
+    """The first bytes of a file. Raises Broken if it is empty, or no regular file."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise Broken("is no regular file")
     with open(path, "rb") as file:
@@ -74,7 +74,7 @@ def _beginning(path):
 
 
 class _Sink:
-    """Writes frames to a file, and tells the other process once a second that this one is alive."""
+    """Writes frames to a file, and tells the other process once a second that this one still works."""
 
     def __init__(self, connection, file, frame_bytes):
         self._connection, self._said = connection, time.monotonic()
@@ -95,10 +95,7 @@ class _Sink:
 
 
 def answer(request, connection):
-    """What the other process is told: a kind, and what belongs to it.
-
-    Frames go to the file that it sends behind the request.
-    """
+    """Answers a request: (kind, value). Frames go to the file that follows the request."""
     try:
         if request.estimate:
             return "done", estimate_frames(request)
@@ -118,7 +115,7 @@ def answer(request, connection):
         return "broken", Broken(error.strerror or f"is damaged: {error}", error.errno in OF_THE_MACHINE)
     except UNREADABLE as error:
         return "broken", Broken(f"is damaged: {error or type(error).__name__}")
-    except Exception as error:  # Whatever a library does with a file, the others go on.
+    except Exception as error:  # A library may raise anything on a file; the others go on.
         place = traceback.extract_tb(error.__traceback__)[-1]
         return "broken", Broken(f"cannot be read: {type(error).__name__}: {error} "
                                 f"({os.path.basename(place.filename)}, line {place.lineno})")
@@ -136,7 +133,7 @@ def main():
 
 
 def _end_with_parent():
-    """Ends this process as soon as its standard input is closed, whatever it is at."""
+    """Ends this process as soon as its standard input is closed, even in the middle of a file."""
     sys.stdin.buffer.read()
     os._exit(0)
 

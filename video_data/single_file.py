@@ -1,4 +1,4 @@
-"""One file of video, evaluated without a store."""
+"""Opens one file of video for evaluation, without a store."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ from video_data import files, folder, store, videos
 
 
 def open_as(config, split):
-    """Opens config.data_root, a file, as the test split, in the form of frames that the config has.
+    """Opens the file config.data_root as the test split, in the config's form of frames.
 
-    Returns a dict: `video`, a store.Videos, and with config.actions `actions`, the same or a
-    folder.OneHot. Raises UserError where it cannot be read, or `split` is another.
+    Returns a dict: `video`, a store.Videos, and with config.actions `actions`, a store.Videos or a
+    folder.OneHot. Raises UserError where the file cannot be read, or split is `train`.
     """
     path = config.data_root
     if not (files.is_video(path) and os.path.isfile(path)):
@@ -28,7 +28,7 @@ def open_as(config, split):
             frames, found, left_out = readers.read(request._replace(scratch=None))
     except videos.Broken as error:
         raise UserError(f"data_root: {path}: {error}") from None
-    except OSError as error:  # Of writing: what cannot be read is broken.
+    except OSError as error:  # Writing failed: an error of reading would be Broken.
         raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
     for part, why in left_out.items():
         print(f"Left out {files.shown(path + part)}: {why}.", file=sys.stderr)

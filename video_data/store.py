@@ -1,9 +1,9 @@
-"""Videos on disk as one flat file of frames, mapped into memory and read by index.
+"""Keeps videos on disk as one flat file of rows, which is mapped into memory and read by index.
 
-A store is a folder: `rows`, all videos one after the other (frames, or actions), and `header.json`,
-which says where each lies and in which split. Rows are only ever appended, and the header is replaced
-as a whole: what reads a store never sees half of a change, and what writes one goes on in `journal`
-where a killed process stopped.
+A store is a folder. Its file `rows` holds all videos (frames, or actions) one after the other, and
+`header.json` says where each video lies and in which split. Rows are only ever appended, and the header
+is replaced as a whole, so a reader never sees half of a change. A writer notes in `journal` what it has
+appended: after a kill, the next writer goes on from there.
 """
 
 import contextlib
@@ -23,10 +23,8 @@ import numpy as np
 
 from tools import DISK_FULL, UserError, machine_errno, write_atomically
 
-FORMAT = 3  # Of the files. A store of another format is built anew.
-
-
-# Of a folder that cannot be written to, or cannot be.
+FORMAT = 3  # A store of another format is built anew.
+# Errors that mean: this folder cannot be made or written to.
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
                 errno.ENOENT)
 
@@ -34,9 +32,9 @@ CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEX
 class Videos:
     """Videos in one array of rows, as a sequence of arrays [T, *shape].
 
-    rows: [rows of all videos, *row]. lengths: rows of each video. names: what to call each in messages.
-    starts: the first row of each video, where one does not follow the other.
-    view: the shape of what a video consists of, where that is several rows.
+    rows: [rows of all videos, *row]. lengths: rows of each video. names: of the videos, for messages.
+    starts: the first row of each video; None: they follow one another.
+    view: the shape of an element of a video, if that is several rows; None: one row.
     """
 
     def __init__(self, rows, lengths, names, starts=None, view=None):
@@ -54,12 +52,12 @@ class Videos:
 
 
 def read(path, split):
-    """Maps a split of a store into memory; returns its Videos, whose frames are read when used.
+    """Maps a split of a store into memory and returns its Videos. Frames are read when they are used.
 
     Raises UserError where the store is damaged.
     """
     header = read_header(path)
-    if header is None:  # Reading past the end of a mapped file would kill the process.
+    if header is None:  # A read past the end of a mapped file would kill the process.
         raise UserError(f"{path} is damaged ({damage(path)}); delete it")
     videos = header["splits"][split]
     rows = np.memmap(os.path.join(path, "rows"), header["dtype"], "r",
@@ -68,7 +66,7 @@ def read(path, split):
 
 
 def read_header(path):
-    """Returns the header of a whole store; None where there is none, or a damaged one."""
+    """Returns the header of a store; None where the store is missing or damaged."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
         with open(os.path.join(path, "header.json")) as file:
             header = json.load(file)
@@ -78,7 +76,7 @@ def read_header(path):
 
 
 def damage(path):
-    """Says what is wrong with a store; None where it is whole, or is none at all."""
+    """Says how a store is damaged; None where it is whole, or there is none."""
     try:
         with open(os.path.join(path, "header.json")) as file:
             return _misfit(path, json.load(file))
@@ -116,21 +114,21 @@ def splits(path):
 
 
 def lacks(path, split=None):
-    """Whether the store at path was built without a split of what it is made from; by default, any."""
+    """Whether the store at path was built without a split of its data; by default, without any one."""
     left_out = read_header(path).get("left_out", [])
     return split in left_out if split else bool(left_out)
 
 
 def source(path):
-    """Returns what the store at path was built from, as given to commit; None without a whole store."""
+    """Returns the source that was given to commit; None where the store is missing or damaged."""
     header = read_header(path)
     return header and header["source"]
 
 
 def fingerprint(path, split):
-    """What tells the data of a split from any other: a digest of names, lengths and content.
+    """A digest of the names, lengths and content of a split, which differs for any other data.
 
-    Of names only the last part counts, so that data may be moved.
+    Only the last part of a name counts, so that data may be moved.
     """
     header = read_header(path)
     videos = header["splits"][split]
@@ -144,7 +142,7 @@ def _digest(video):
 
 
 def recover(path):
-    """Removes a damaged store, and names it. The caller holds the lock."""
+    """Removes a damaged store, and says so. The caller holds the lock."""
     harm = damage(path)
     if harm:
         print(f"{path} is damaged ({harm}) and is prepared anew.", file=sys.stderr)
@@ -154,18 +152,18 @@ def recover(path):
 class Writer:
     """Builds a store of pieces, and goes on where a killed process stopped.
 
-    A piece is what is read at once, a file or a record, and holds any number of videos. Its key is a
-    text that changes whenever it does. What is there already of the wanted pieces is kept. All rows
-    have the type and shape of the first. The caller holds the lock.
+    A piece is one file or record, and holds any number of videos. Its key is a text that changes
+    whenever the piece does. The writer keeps those of the wanted pieces that the store has already.
+    All rows have the type and shape of the first. The caller holds the lock.
 
-    pieces: what is there by key, a dict of `names`, `starts`, `lengths`, `digests` and a `note`.
+    pieces: the pieces in the store: for each key `names`, `starts`, `lengths`, `digests` and a `note`.
     """
 
     def __init__(self, path, wanted):
         self._path, self._wanted = path, list(wanted)
         os.makedirs(path, exist_ok=True)
         for leftover in glob.glob(os.path.join(glob.escape(path), "header.json.*.part")):
-            os.remove(leftover)  # Of a process that was killed as it finished.
+            os.remove(leftover)  # A process was killed as it wrote the header.
         header = read_header(path)
         if header is None:
             self._remove("header.json")
@@ -177,15 +175,15 @@ class Writer:
             end = max([end, *np.add(piece["starts"], piece["lengths"])])
         self.pieces = {key: self.pieces[key] for key in self._wanted if key in self.pieces}
         if 2 * sum(sum(piece["lengths"]) for piece in self.pieces.values()) < end:
-            self.pieces, self._row, end = {}, [None, None], 0  # Most of it is of what is gone.
+            self.pieces, self._row, end = {}, [None, None], 0  # Most rows are of files that are gone.
             self._remove("header.json")
             self._remove("journal")
         if not end:
-            self._remove("rows")  # And not cut: another process may have mapped them.
+            self._remove("rows")  # Cutting them would kill a process that has mapped them.
         self._rows, self._journal = self._open("rows", "ab"), self._open("journal", "a")
         self._rows.truncate(int(end) * _row_bytes(*self._row))
         self._rows.seek(0, os.SEEK_END)
-        self._journal.write("\n")  # After a line that was cut short.
+        self._journal.write("\n")  # Ends a line that was cut short.
 
     def __enter__(self):
         return self
@@ -202,13 +200,13 @@ class Writer:
             os.remove(os.path.join(self._path, name))
 
     def _journaled(self):
-        """Yields the pieces (key, piece) that a killed process has added, as far as they are whole."""
+        """Yields the whole pieces (key, piece) that a killed process has added."""
         with (contextlib.suppress(FileNotFoundError),
               self._open("journal", "r") as journal, self._open("rows", "rb") as file):
             for line in journal:
                 try:
                     key, row, piece = json.loads(line)
-                except ValueError:  # Cut short as the process was killed.
+                except ValueError:  # The process was killed as it wrote this line.
                     continue
                 if self._row[0] is None:
                     self._row = row
@@ -216,13 +214,13 @@ class Writer:
                 if videos:
                     count = os.path.getsize(file.name) // size
                     rows = np.memmap(file, np.uint8, "r", shape=(count, size))
-                # After a power failure the disk may lack what was written last.
+                # After a power failure the disk may lack the last rows.
                 if all(_digest(rows[start : start + length]) == digest for start, length, digest in zip(
                         piece["starts"], piece["lengths"], videos, strict=True)):
                     yield key, piece
 
     def add(self, key, videos, note=None):
-        """Appends a piece: a list of (name, array [T, *row]), and what else to remember of it."""
+        """Appends a piece. videos: a list of (name, array [T, *row]). note: kept with the piece."""
         piece = {"names": [], "starts": [], "lengths": [], "digests": [], "note": note}
         for name, video in videos:
             row = [list(video.shape[1:]), video.dtype.name]
@@ -241,11 +239,11 @@ class Writer:
         self.pieces[key] = piece
 
     def commit(self, source, splits, view=None, left_out=()):
-        """Makes the pieces a store.
+        """Writes the header, which makes a store of the pieces.
 
-        source: what they were made of, in words that change when the data does.
-        splits: for every split its videos in order: the key of a piece, and which of the piece's it is.
-        view: the shape that one row after the other fills, where what is read is not rows but these.
+        source: a text that changes with the data that the pieces were made from.
+        splits: for every split its videos in order: (key of a piece, index of the video in the piece).
+        view: the shape of an element of a video, if that is several rows; None: one row.
         left_out: names of further splits, which are not in the store yet.
         """
         header = {"format": FORMAT, "source": source,
@@ -266,11 +264,11 @@ class Writer:
 
 
 def build(path, source, splits, only=None):
-    """Writes a store of videos that are read one after the other, or goes on with it.
+    """Writes a store of videos that are read one after the other, or completes it.
 
     splits: for every split, (number of videos, read); read(n) yields (name, array [T, *row]) from the
         n-th video on. One array is held at a time.
-    only: the split to write beside those that are there; by default all.
+    only: the split to write; by default all. Those in the store already stay.
     """
     keys = {split: [f"{source} {split} {index}" for index in range(count)]
             for split, (count, _) in splits.items()}
@@ -288,13 +286,13 @@ def build(path, source, splits, only=None):
 
 
 def _flush(file):
-    """Puts a file on the disk: its name must not outlive its bytes when the machine goes down."""
+    """Writes a file through to the disk, so that after a power failure it is whole."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def home(config):
-    """The folder that a config's stores are in: data_root, or one of its own in cache_root."""
+    """The folder of a config's stores: data_root, or a folder for that data_root in cache_root."""
     if not config.cache_root:
         return config.data_root
     root = os.path.realpath(config.data_root)
@@ -303,9 +301,9 @@ def home(config):
 
 
 def prepare_once(config, path, paths, missing, build):
-    """Calls build where missing() says so; other processes that prepare the same wait meanwhile.
+    """Calls build if missing() is true. Other processes that prepare the same data wait meanwhile.
 
-    path: what the lock is called after. paths: of the stores; damaged ones are removed before.
+    path: gives the lock its name. paths: of the stores; damaged ones are removed first.
     """
     with writing(config, path):
         if missing():
@@ -318,9 +316,9 @@ def prepare_once(config, path, paths, missing, build):
 
 @contextlib.contextmanager
 def writing(config, path):
-    """Makes the folder of a path; in the context, what hinders writing is a UserError.
+    """Makes the folder of a path. In the context, errors of writing become a UserError.
 
-    A full disk, which no other folder need mend, stays an OSError and names the folder.
+    A full disk stays an OSError, and names the folder.
     """
     key = "cache_root" if config.cache_root else "data_root"
     try:
@@ -329,7 +327,7 @@ def writing(config, path):
     except Exception as error:
         if machine_errno(error) in DISK_FULL:
             raise OSError(machine_errno(error), "disk full", getattr(config, key)) from None
-        reason = error.__cause__ or error  # TFDS wraps what goes wrong as it writes.
+        reason = error.__cause__ or error  # TFDS wraps errors of writing.
         number = getattr(reason, "errno", None)
         if number in CANNOT_WRITE:
             read = os.access(reason.filename or "", os.R_OK,
@@ -339,17 +337,17 @@ def writing(config, path):
                                 f"{reason.filename}") from None
             raise UserError(
                 f"{key}: {config.dataset} is not prepared in {getattr(config, key)!r}, and cannot be: "
-                f"{reason.strerror}: {reason.filename}; cache_root (--cache-root) may name another "
-                "folder for what is prepared") from None
+                f"{reason.strerror}: {reason.filename}; cache_root (--cache-root) can name another "
+                "folder for prepared data") from None
         raise
 
 
 @contextlib.contextmanager
 def lock(path, doing):
-    """Holds a lock file: processes that prepare the same data do so one after the other.
+    """Holds a lock file, so that processes prepare the same data one after the other.
 
-    The system frees the lock of a process that dies. doing: what the process is at, which stands in a
-    file beside, for others to say why they wait.
+    The system frees the lock of a process that dies. doing: says what the process does; a file beside
+    the lock holds it, and a process that waits shows it.
     """
     held, beside = filelock.FileLock(path, fallback_to_soft=False), f"{path}.holder"
     try:
@@ -363,7 +361,7 @@ def lock(path, doing):
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", None) in CANNOT_WRITE or machine_errno(error) in DISK_FULL:
             raise
-        print(f"Warning: {path} cannot be locked ({error}): see to it that only one process prepares "
+        print(f"Warning: {path} cannot be locked ({error}): make sure that only one process prepares "
               "this data.", file=sys.stderr)
         yield
         return
@@ -378,7 +376,7 @@ def lock(path, doing):
 
 
 def check_space(path, needed, purpose):
-    """Says what the disk of a folder is about to hold. Raises UserError where it is too small."""
+    """Says how much disk a purpose takes in a folder. Raises UserError if too little is free."""
     free = shutil.disk_usage(path).free
     print(f"{purpose} takes about {size_text(needed)} in {path} ({size_text(free)} free).",
           file=sys.stderr)
@@ -388,7 +386,7 @@ def check_space(path, needed, purpose):
 
 
 def size_text(size):
-    """A number of bytes as people read it: 7.3 GB."""
+    """A number of bytes in words: 7.3 GB."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Time: which frames a rate shows, and which actions belong to them."""
+"""Chooses the frames that a rate shows, and the actions that belong to them."""
 
 import fractions
 import math
@@ -10,18 +10,19 @@ import numpy as np
 from video_data.frames import Broken
 
 ACTIONS = ".actions.npy"
-KEYS = ("actions", "action")  # What actions are called in an .npz or HDF5 file.
-CLASSES = 4096  # The most that whole-number actions may have.
-LONGEST_GAP = 600  # Seconds between two frames that are filled with repetitions of the first.
+KEYS = ("actions", "action")  # The names of actions in an .npz or HDF5 file.
+CLASSES = 4096  # The most values that one-hot actions may have.
+LONGEST_GAP = 600  # Seconds for which one frame may be repeated.
 HALF = fractions.Fraction(1, 2)
 
 
 def on_show(frames, fps):
-    """Yields (index, frame, how often it is shown): each once where fps is None.
+    """Yields (index, frame, how many times it is shown).
 
     frames: (start, end, frame) in the order of their times, in seconds as fractions.
-    fps: each frame is shown from its start, rounded to the nearest frame of that rate, until the start
-        of the next; the last until its end. Raises Broken where the times do not serve.
+    fps: frames a second, or None to show every frame once. Each frame is shown from its start, rounded
+        to the nearest frame of that rate, until the start of the next; the last until its end.
+    Raises Broken where times are missing, or too far apart.
     """
     if fps is None:
         for index, (_, _, frame) in enumerate(frames):
@@ -31,7 +32,7 @@ def on_show(frames, fps):
     index = held = last = until = before = None
     for index, (start, end, frame) in enumerate(frames):
         if start is None:
-            raise Broken("has no time stamps, which fps goes by")
+            raise Broken("has no time stamps, which fps needs")
         slot = math.floor(start * fps + HALF)
         if held:
             if slot - until > LONGEST_GAP * fps:
@@ -39,7 +40,7 @@ def on_show(frames, fps):
                              "fps would fill with one picture")
             if slot > until:
                 yield *held, slot - until
-        # Some files say of the last frame that it takes no time.
+        # Some files give their last frame a duration of 0.
         last = end if before is None else max(end, 2 * start - before)
         until, before = max(slot, until) if held else slot, start
         held = (index, frame)
@@ -80,9 +81,10 @@ def actions_beside(path):
 def checked_actions(actions, length, kept=None, onehot=False):
     """Returns (float32 [length, A], None), or (None, why not), or (None, None) without actions.
 
-    kept: (the frame of the file that each of the video shows, how many the file has); a frame's action
-        is the sum of the rows from it up to the one before the next. None where it shows all.
-    onehot: whether one column of whole numbers becomes a column for each, with a 1 where it is meant.
+    kept: None where the video shows every frame of the file; else (for each frame of the video, the
+        number of the file's frame that it shows; how many frames the file has). The action of a frame
+        is then the sum of the file's rows from that frame up to the next one shown.
+    onehot: whether a column of whole numbers becomes one-hot rows.
     """
     if actions is None:
         return None, None
@@ -103,8 +105,8 @@ def checked_actions(actions, length, kept=None, onehot=False):
         numbers = actions[:, 0]
         if actions.shape[1] > 1 or not (np.equal(np.round(numbers), numbers)
                                         & (numbers >= 0) & (numbers < CLASSES)).all():
-            return None, (f"its actions are not one whole number each, from 0 to {CLASSES - 1}, as "
-                          "onehot takes them")
+            return None, (f"its actions are not one whole number each, from 0 to {CLASSES - 1}, "
+                          "which onehot needs")
         numbers = numbers.astype(int)
         actions = np.eye(numbers.max() + 1, dtype=np.float32)[numbers]
     if frames is None:

@@ -1,8 +1,8 @@
-"""Video of any kind and size, read as square frames: files, folders of images, arrays.
+"""Reads video of any kind and size as square frames: files, folders of images, arrays.
 
-What a file is called decides whether it is looked at; what it holds decides how it is read, by
-reader.py in processes of their own: PyAV takes what is encoded, Pillow images, NumPy and h5py arrays.
-All of them crop, resize and blend alike: a video gives the same frames in whatever form it comes.
+The name of a file decides whether it is read; its content decides how. reader.py reads it in a process
+of its own: PyAV decodes encoded video, Pillow images, NumPy and h5py arrays. All of them crop, resize
+and blend alike, so a video gives the same frames in every format.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ from video_data.convert import resize  # noqa: F401
 from video_data.files import pictures_of
 from video_data.frames import Broken, Form, Request, Video  # noqa: F401
 
-STALL = 60  # Seconds without a sign of life after which a reader is ended.
+STALL = 60  # Seconds without a sign of life, after which a reader is killed.
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 CORES = cores()
 READER = [sys.executable, "-m", "video_data.reader"]
@@ -34,7 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 class Readers:
-    """Processes that read files, as many as threads ask at once. Leaving the context ends them."""
+    """Processes that read files, one for each thread that asks. Leaving the context ends them."""
 
     def __init__(self):
         self._idle, self._all, self._lock = [], set(), threading.Lock()
@@ -55,10 +55,10 @@ class Readers:
     def read(self, request):
         """Reads the videos of a request: (their frames, a list of Video, {part left out: why}).
 
-        The frames of all, one after the other, are uint8 [frames, *form.shape], and mapped from a file
-        in the folder request.scratch that is gone with them: a long video does not fill the memory.
-        Each pixel is the mean of the area it covers; where it covers less than one, it is interpolated.
-        Raises Broken, also where only a part can be decoded, unless a part is wanted.
+        The frames of all videos, one after the other, are uint8 [frames, *form.shape]. They are mapped
+        from a temporary file in request.scratch, since a long video would fill the memory. Each pixel
+        is the mean of the area it covers, or interpolated where it covers less than one pixel.
+        Raises Broken, also for a file that is damaged in part, unless request.keep_partial.
         """
         with tempfile.TemporaryFile(dir=request.scratch) as file:
             found, left_out = self._ask(request, file)
@@ -67,7 +67,7 @@ class Readers:
             return mapped, found, left_out
 
     def estimate_frames(self, request):
-        """About how many frames a request gives, by headers; 0 where who reads it will say why."""
+        """About how many frames a request gives, by headers; 0 for a file that cannot be read."""
         try:
             return self._ask(request._replace(estimate=True), None)
         except Broken:
@@ -84,7 +84,7 @@ class Readers:
                     reader.end()
         try:
             scratch = request.scratch or tempfile.gettempdir()
-            return reader.ask(request._replace(  # The process has a working directory of its own.
+            return reader.ask(request._replace(  # The process has another working directory.
                 path=os.path.abspath(request.path), scratch=os.path.abspath(scratch),
                 pictures=tuple(map(os.path.abspath, request.pictures))), file)
         finally:
@@ -109,12 +109,12 @@ class _Reader:
         self.alive = True
 
     def end(self):
-        """Ends the process; who waits for it is told that it is gone."""
+        """Ends the process; a thread that waits in `ask` gets an exception."""
         self.alive = False
         self._process.kill()
 
     def ask(self, request, file):
-        """Sends a request, and the file that its frames are to be written to; returns the result.
+        """Sends a request, and the file for its frames; returns the result.
 
         Raises Broken, and OSError where the disk is full.
         """
@@ -147,7 +147,7 @@ class _Reader:
         self._process.stdin.close()
 
     def _death(self):
-        """What to raise when the process is gone."""
+        """The exception for a process that has ended."""
         code = self._process.wait()
         self.close()
         self._errors.seek(0)
@@ -164,7 +164,7 @@ class _Reader:
 def read(path, form, scratch=None, readers=None, **options):
     """Reads the videos of a file, or of a series of pictures, as Readers.read does.
 
-    readers: whose processes do it; by default one that ends with it. options: further ones of Request.
+    readers: the Readers to use; by default new ones. options: further fields of Request.
     Returns (frames, a list of Video). Raises Broken.
     """
     if os.path.isdir(path) and "pictures" not in options:
@@ -178,7 +178,7 @@ def read(path, form, scratch=None, readers=None, **options):
 def in_parallel(function, items):
     """Yields (item, function(item)) as they are done, by a thread for each core.
 
-    What the function raises is raised here. Few items are begun before their turn to be yielded.
+    Exceptions of the function are raised here. At most two items for each core are in work at a time.
     """
     items, running = iter(items), {}
     pool = concurrent.futures.ThreadPoolExecutor(CORES)

@@ -69,7 +69,7 @@ def test_digits_keep_their_velocity_and_bounce_off_the_borders():
         rng = np.random.default_rng(seed)
         position, (angle, speed) = rng.uniform(0, 36, 2), rng.uniform([0, 2], [2 * np.pi, 5])
         velocity = speed * np.array([np.sin(angle), np.cos(angle)])
-        edges = moving_digits.path(np.random.default_rng(seed), 1000).T
+        edges = moving_digits.path(np.random.default_rng(seed), 1000)
         assert edges.min() == 0 and edges.max() == 36
         for edge in edges:
             assert np.abs(edge - position).max() <= 0.5 + 1e-9  # Whole pixels.
@@ -85,7 +85,7 @@ def test_digits_overlap_by_maximum():
     expected = np.zeros([30, 64, 64], np.uint8)
     for _ in range(2):
         digit = moving_digits.glyph(rng)
-        for index, (top, left) in enumerate(moving_digits.path(rng, 30).T):
+        for index, (top, left) in enumerate(moving_digits.path(rng, 30)):
             alone = np.zeros([64, 64], np.uint8)
             alone[top : top + 28, left : left + 28] = digit
             expected[index] = np.where(alone > expected[index], alone, expected[index])

@@ -334,7 +334,7 @@ def test_a_process_that_is_killed_as_it_renders_is_one_line(monkeypatch):
     next(frames)
     engines = children(started[0].pid)
     os.kill(started[0].pid, signal.SIGKILL)
-    with pytest.raises(UserError, match="a process that renders has ended before .*start again"):
+    with pytest.raises(UserError, match="a process that renders ended before .*start again"):
         list(frames)
     assert left_of([started[0].pid, *engines]) == []
 

@@ -1,4 +1,4 @@
-"""Ten digits that move over a black canvas: how they are drawn, read in a frame, and compared."""
+"""Draws ten digits that move over a black canvas, reads them in frames, and compares them."""
 
 import functools
 import itertools
@@ -27,17 +27,29 @@ def font_file(face):
 
 
 def path(rng, length, speeds=(2, 5)):
-    """Returns the digit's top and left edge in every frame, in pixels: int [2, length].
+    """Returns a digit's row and column (of its upper left corner) in every frame: int [length, 2].
 
     speeds: the least and the greatest, in pixels a frame.
     """
-    room = CANVAS - GLYPH
-    start = rng.uniform(0, room, 2)
+    start = rng.uniform(0, ROOM, 2)
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*speeds)
     velocity = speed * np.array([np.sin(angle), np.cos(angle)])
     straight = start[:, None] + velocity[:, None] * np.arange(length)
-    bounced = room - np.abs(straight % (2 * room) - room)  # Folds the line at both borders.
-    return np.rint(bounced).astype(int)
+    bounced = ROOM - np.abs(straight % (2 * ROOM) - ROOM)  # Folds the line at both borders.
+    return np.rint(bounced).astype(int).T
+
+
+def animate(images, corners):
+    """Draws images that move over a black canvas; where they overlap, the brighter pixel shows.
+
+    images: uint8 [D, 28, 28]. corners: int [T, D, 2], rows and columns. Returns uint8 [T, 64, 64, 1].
+    """
+    frames = np.zeros([len(corners), CANVAS, CANVAS, 1], np.uint8)
+    for frame, places in zip(frames, corners, strict=True):
+        for image, (top, left) in zip(images, places, strict=True):
+            patch = frame[top : top + GLYPH, left : left + GLYPH, 0]
+            np.maximum(patch, image, out=patch)
+    return frames
 
 
 @functools.cache
@@ -58,17 +70,18 @@ def glyphs():
 
 
 def read_digits(frames, count):
-    """Reads which digits are in each frame, and where, by comparing it with their images.
+    """Reads which digits each frame shows, and where, by comparing it with their images.
 
-    One digit is that whose image has the best normalised correlation with a square of the frame. Of
-    two, the second is looked for in what the first leaves over; then each again beside the other.
+    The first digit is the one whose image has the best normalised correlation with a square of the
+    frame. A second digit is looked for in what the first leaves over. Then each is looked for again in
+    what the other leaves over.
 
     frames: uint8 [N, 64, 64, 1].
     count: how many digits to read, 1 or 2.
 
-    Returns labels, int [N, count], in no particular order; -1 where nothing is read, since the
-        correlation is below 0.5 or there is next to no contrast. And positions, float [N, count, 2],
-        as in `video`; NaN where nothing is read.
+    Returns (labels, positions). labels: int [N, count], in no particular order; -1 where nothing is
+        read, since the correlation is below 0.5 or there is next to no contrast. positions: float
+        [N, count, 2], row and column of each digit's corner; NaN where nothing is read.
     """
     labels = np.empty([len(frames), count], int)
     positions = np.empty([len(frames), count, 2])
@@ -111,8 +124,8 @@ def _correlations(frames):
 def _fit_beside(frames, other):
     """How well every digit at every place explains what another digit leaves over: [N, 10, 37, 37].
 
-    Where the other digit is bright, nothing can be seen. Of D, what is left, and V, where one can see,
-    with a digit's image I at its best brightness: the square root of the squared error that it saves.
+    Where the other digit is bright, nothing else can be seen. The score of an image is the square root
+    of the squared error that it removes from what is left over, at its best brightness.
     """
     seen = 1 - other
     left = _correlate(_spectrum((frames - other) * seen), _spectrum(_images()))
@@ -148,7 +161,7 @@ def _spectrum(pictures):
 
 
 def _correlate(pictures, images):
-    """Products of pictures with images at every place, from their spectra: [N, images, 37, 37]."""
+    """The products of pictures with images at every place, by their spectra: [N, images, 37, 37]."""
     product = scipy.fft.irfft2(pictures[:, None] * images.conj(), (CANVAS, CANVAS))
     return product[:, :, : ROOM + 1, : ROOM + 1]
 
@@ -170,7 +183,7 @@ def _window(frames, corners):
 # ---------------------------------------------------------------------------------------- comparing
 
 
-_last_read = None, None  # frames, and what is in them: two metrics ask for the same ones
+_last_read = None, None  # frames, and their digits: two metrics ask for the same frames
 
 
 def _read_once(frames, count):
@@ -186,8 +199,8 @@ def _read_once(frames, count):
 def compare_digits(prediction, label, position):
     """Reads the digits in predicted frames, and compares them with the true ones.
 
-    Of several, each true one is compared with one that is read: so that most are right, then so that
-    they are near.
+    Each true digit is paired with one that was read. Of all ways to pair them, that with the most right
+    digits counts; of several, that with the least distance.
 
     Args:
         prediction: uint8 [B, S, F, 64, 64, 1], or with 1 for F where it is the same for all frames.
@@ -195,9 +208,9 @@ def compare_digits(prediction, label, position):
         position: float [B, F, D, 2], where they are.
 
     Returns:
-        right: bool [B, S, F, D], whether it is read as what it is.
-        distance: float [B, S, F, D], from where it is to where it is read, in pixels; where nothing is
-            read, what a random place would have on average.
+        right: bool [B, S, F, D], whether the true digit is read.
+        distance: float [B, S, F, D], from its true place to where it is read, in pixels; where nothing
+            is read, the mean distance of a random place.
     """
     count = label.shape[-1]
     labels, positions = _read_once(prediction, count)
@@ -207,7 +220,7 @@ def compare_digits(prediction, label, position):
         distance = np.linalg.norm(positions[..., order, :] - true_positions, axis=-1)
         distance = np.where(np.isnan(distance), random_distance(true_positions), distance)
         right = np.broadcast_to(labels[..., order] == true_labels, distance.shape)
-        quality = (right - distance / 1000).sum(-1, keepdims=True)  # no distance is as long
+        quality = (right - distance / 1000).sum(-1, keepdims=True)  # No distance reaches 1000.
         if found is None:
             found = quality, right, distance
         else:
@@ -218,13 +231,13 @@ def compare_digits(prediction, label, position):
 
 
 def random_distance(positions):
-    """The mean distance to all places that a digit can have: [..., 2] to [...]."""
+    """The mean distance of positions [..., 2] to all places that a digit can have: [...]."""
     rows, columns = np.moveaxis(np.rint(positions).astype(int).clip(0, ROOM), -1, 0)
     return _random_distances()[rows, columns]
 
 
 @functools.cache
 def _random_distances():
-    """random_distance of every place, [37, 37]."""
+    """The mean distance of every place to all places, [37, 37]."""
     places = np.stack(np.meshgrid(*[np.arange(ROOM + 1)] * 2, indexing="ij"), -1)
     return np.linalg.norm(places - places[:, :, None, None], axis=-1).mean((2, 3))

@@ -1,10 +1,10 @@
 """Renders the walks of doom_mazes.py by ViZDoom, in processes of their own.
 
-    doom_engine.render([("train", 0, 200), ...], 64)
+    doom_engine.render([("train", 0, 200), ...], 64, processes=2)
 
-yields frames. Each process renders some videos at a time. As a script, this module is such a process:
-it imports NumPy and ViZDoom alone, works in a temporary folder, since the engine writes files where it
-runs, and ends with the process that started it, however that one ended.
+yields frames. As a script, this module is one of the processes. It imports only NumPy and ViZDoom. It
+works in a temporary folder, since the engine writes files where it runs. It ends with the process that
+started it, even if that one is killed.
 """
 
 import contextlib
@@ -25,21 +25,22 @@ from multiprocessing.connection import Connection, wait
 import numpy as np
 
 if __name__ == "__main__":
-    import doom_mazes  # Beside this file, which is run from another folder.
+    import doom_mazes  # As a script, this file sees only the modules beside it.
 else:
     from tools import UserError, cores
     from video_data import doom_mazes
 
 AT_ONCE = 20  # videos a process renders before it starts a new engine
 PATIENCE = 5  # seconds that a process has to end by itself
-RESOLUTIONS = ((64, "RES_160X120"), (128, "RES_320X240"), (256, "RES_640X480"))  # of frames up to a size
+# The largest frame that each resolution of the engine is used for.
+RESOLUTIONS = ((64, "RES_160X120"), (128, "RES_320X240"), (256, "RES_640X480"))
 EYES = 41  # height of the camera above the floor, in the units of the engine
-START = 20  # ticks until the engine lets the walker turn, and more
+START = 20  # ticks before the first frame, since the walker cannot turn in the very first ones
 NORTH = 90  # the angle at which the engine looks north; its angles grow to the left
-INSTALL = "doom_mazes: ViZDoom renders them; install it by: pip install -r requirements-mazes.txt"
+INSTALL = "doom_mazes: ViZDoom is missing; install it by: pip install -r requirements-mazes.txt"
 
 
-# ---------------------------------------------------------------------------- in our own process
+# ------------------------------------------------------------------------- in the process of train.py
 
 
 SIZES = doom_mazes.SIZES
@@ -53,7 +54,7 @@ def source(config, prepared):
 def make(config, wanted):
     """Makes the wanted videos, a list of (split, index, frames), in any order, on all cores.
 
-    Yields (split, index, arrays): `video`, uint8 [T, S, S, 3], and what doom_mazes.factors gives.
+    Yields (split, index, arrays). arrays: `video`, uint8 [T, S, S, 3], and those of doom_mazes.factors.
     """
     print(doom_mazes.NOTICE, file=sys.stderr)
     lengths = {(split, index): length for split, index, length in wanted}
@@ -64,9 +65,9 @@ def make(config, wanted):
 
 
 def render(wanted, size, processes):
-    """Renders walks in some processes, in any order.
+    """Renders walks in several processes, in any order.
 
-    wanted: a list of (split, index, length). size: of a frame, in pixels.
+    wanted: a list of (split, index, length). size: side of a frame, in pixels.
     Yields (split, index, uint8 [length, size, size, 3]). Raises UserError where ViZDoom is missing or
     fails.
     """
@@ -74,7 +75,7 @@ def render(wanted, size, processes):
         raise UserError(INSTALL)
     jobs = [wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE)]
     with contextlib.ExitStack() as opened:
-        workers = {}  # Which process a connection leads to, and how many walks it still renders.
+        workers = {}  # By connection: the process behind it, and how many walks it still renders.
         for _ in range(min(processes, len(jobs))):
             worker = opened.enter_context(_worker())
             results = opened.enter_context(
@@ -92,7 +93,7 @@ def render(wanted, size, processes):
 
 @contextlib.contextmanager
 def _worker():
-    """A process that renders, which ends with the context; as a subprocess.Popen."""
+    """A subprocess.Popen that renders, and ends with the context."""
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with (tempfile.TemporaryDirectory(prefix="doom_mazes_", ignore_cleanup_errors=True) as folder,
           subprocess.Popen([sys.executable, os.path.abspath(__file__)], cwd=folder, env=environment,
@@ -105,30 +106,30 @@ def _worker():
                 worker.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(PATIENCE)
-            with contextlib.suppress(ProcessLookupError):  # The engine, where the worker was killed.
+            with contextlib.suppress(ProcessLookupError):  # A killed worker leaves its engine running.
                 os.killpg(worker.pid, signal.SIGKILL)
 
 
 def _ask(worker, walks, size):
-    """Has a worker render walks. Returns how many."""
-    with contextlib.suppress(BrokenPipeError):  # That it is gone is noticed as we read from it.
+    """Asks a worker to render walks. Returns how many."""
+    with contextlib.suppress(BrokenPipeError):  # If it is gone, _received notices.
         worker.stdin.write(json.dumps([walks, size]).encode() + b"\n")
         worker.stdin.flush()
     return len(walks)
 
 
 def _received(results):
-    """What a worker has rendered. Raises UserError where it could not."""
+    """The next result of a worker. Raises UserError if it failed."""
     try:
         result = results.recv()
     except (EOFError, OSError):
-        result = "a process that renders has ended before its work was done; start again to go on"
+        result = "a process that renders ended before its work was done; start again to go on"
     if isinstance(result, str):
         raise UserError(f"doom_mazes: {result}")
     return result
 
 
-# ------------------------------------------------------------------------------- in the process
+# ----------------------------------------------------------------------- in a process that renders
 
 
 def _main():
@@ -143,8 +144,8 @@ def _main():
             for result in _render(walks, size):
                 results.send(result)
         except BrokenPipeError:
-            pass  # Who wants the results is gone: _watch ends this process.
-        except Exception as error:  # Of the engine or the disk; the other process says it in a line.
+            pass  # The process that reads results is gone: _watch ends this one.
+        except Exception as error:  # The engine or the disk failed; the other process reports it.
             results.send(f"ViZDoom failed: {' '.join(str(error).split())}")
 
 
@@ -154,23 +155,23 @@ starting = threading.Lock()  # held while an engine starts
 def _watch(jobs):
     """Passes jobs on. When the process that gives them is gone, ends this one and the engine.
 
-    Neither can clean up after itself then: the working folder and the memory that they share go here.
+    It also removes their working folder and their shared memory, since a killed engine leaves these.
     """
     folder = os.getcwd()
     try:
         for line in sys.stdin.buffer:
             jobs.put(line)
-        starting.acquire(timeout=PATIENCE / 2)  # From here on no engine starts.
+        starting.acquire(timeout=PATIENCE / 2)  # From here on, no engine starts.
         _remove_shared_memory()
         last = time.monotonic() + PATIENCE / 2
-        while os.path.exists(folder) and time.monotonic() < last:  # The engine may write into it still.
+        while os.path.exists(folder) and time.monotonic() < last:  # The engine may still write into it.
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.killpg(0, signal.SIGKILL)
 
 
 def _remove_shared_memory():
-    """Removes the files of the memory that this process shares with its engine, as Linux lists them."""
+    """Removes the files of the memory that this process shares with its engine, on Linux."""
     with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
         for path in {line.split()[-1] for line in maps if "/ViZDoom" in line}:
             with contextlib.suppress(FileNotFoundError):
@@ -192,7 +193,7 @@ def _render(walks, size):
 
 @contextlib.contextmanager
 def _engine(levels, size):
-    """A running ViZDoom, without a window, that shows walls, floors and ceilings alone."""
+    """A running ViZDoom, without a window, that shows only walls, floors and ceilings."""
     import vizdoom
 
     game = vizdoom.DoomGame()
@@ -222,14 +223,15 @@ def _engine(levels, size):
 
 
 def _frames(game, walk):
-    """Yields the frames of a walk, uint8 [H, W, 3]. Raises RuntimeError where the engine is elsewhere.
+    """Yields the frames of a walk, uint8 [H, W, 3].
 
-    The command `warp` sets the walker down exactly; its eyes are at their height one tick later.
+    The command `warp` puts the walker to an exact place; one tick later its eyes are at their height.
+    Raises RuntimeError where the engine reports another place or angle.
     """
     angle = walk.angle[0]
     for (row, column), heading in zip(walk.place.tolist(), walk.angle.tolist(), strict=True):
         game.send_game_command(f"warp {column} {-row}")
-        # The engine rounds down to whole units of its angle: a quarter of one more is safe.
+        # The engine rounds down to its units of angle, so a quarter of a unit is added.
         game.set_action([(heading - angle + 0.25) * 90 / doom_mazes.QUARTER])
         game.advance_action(1, False)
         game.set_action([0])
@@ -265,7 +267,7 @@ def level(maze, walk):
     for (row, column), sector in sectors.items():
         corners = [(column, -row), (column + 1, -row), (column + 1, -row - 1), (column, -row - 1)]
         for way, (down, right) in enumerate(doom_mazes.WAYS.tolist()):
-            # A line's front is to its right, so that lines go around a cell to the right.
+            # A line's front is on its right, so the lines go around a cell clockwise.
             ends = [vertices.setdefault(corners[(way + end) % 4], len(vertices)) for end in (0, 1)]
             other = sectors.get((row + down, column + right))
             if other is None:

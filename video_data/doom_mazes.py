@@ -1,13 +1,13 @@
-"""Walks through mazes in colour and in three dimensions, each through a maze of its own.
+"""Makes mazes, and walks through them, which are seen in colour and in three dimensions.
 
-ViZDoom (Kempka et al. 2016) renders them on the spot, without a display, with the textures of Freedoom.
-Those are under the BSD 3-clause licence: whoever shows such frames names it, in the words of NOTICE.
+ViZDoom (Kempka et al. 2016) renders them without a display, with the textures of Freedoom. These are
+under the BSD 3-clause licence: show NOTICE wherever you show such frames.
 
 A maze is 4 x 4 rooms in a grid of 9 x 9 cells, with loops and no dead ends. Each quarter of it is
 a region with a wall, a floor and a ceiling of its own. A walker stands in the middle of a cell, turns
 to an open cell beside it, goes there, and picks the next: rarely the one that it came from.
 
-Here is what a maze and a walk are, by NumPy alone; doom_engine.py renders the frames.
+This module needs only NumPy; doom_engine.py renders the frames.
 """
 
 import functools
@@ -16,42 +16,42 @@ import typing
 import numpy as np
 
 NOTICE = "Textures: Freedoom, copyright its contributors, BSD 3-clause licence (freedoom.github.io)."
-VERSION = "1"  # What is made changes with it.
+VERSION = "1"  # Increased when other videos are made than before.
 SPLITS = ("train", "val", "test")
-SIZES = {  # Videos and frames of each split.
+SIZES = {  # (videos, frames) of each split.
     "full": {"train": (1000, 200), "val": (50, 300), "test": (100, 500)},
     "demo": {"train": (100, 100), "val": (20, 150), "test": (20, 200)},
 }
 ROOMS = 4  # in each direction
 GRID = 2 * ROOMS + 1
-UNITS = 128  # of the engine to a cell; a wall is as high.
+UNITS = 128  # side of a cell, and height of a wall, in the units of the engine
 QUARTER = 1 << 14  # a quarter turn in the engine's whole numbers
-CELL_FRAMES, QUARTER_FRAMES = 6, 4  # that a cell and a quarter turn take, one more or less
-LOOPS = 0.2  # probability that a room gets a way more than it needs
-BACK = 0.05  # probability to go back where another way is open
-HALF_VIEW = 0.75  # tangent of half the angle that a frame spans
-RAYS = 128  # that are cast to see which walls a frame shows
+CELL_FRAMES, QUARTER_FRAMES = 6, 4  # frames to cross a cell, and for a quarter turn; one more or less
+LOOPS = 0.2  # probability that a room gets one more passage than it needs
+BACK = 0.05  # probability to go back although another way is open
+HALF_VIEW = 0.75  # tangent of half the angle of view
+RAYS = 128  # rays that find the walls that a frame shows
 WAYS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # north, east, south, west: row and column
 
-# Of Freedoom's textures, walls that colour alone tells apart, and none that moves.
+# Textures of Freedoom that do not move, for walls that can be told apart by colour.
 WALLS = ("COMPBLUE", "REDWALL", "SKIN2", "BIGWALL", "GRAY1", "STONE2", "TANROCK2", "MARBLE1", "BRICK7",
          "BRICK11", "ASHWALL2", "PANRED", "STARG1", "SILVER2", "MODWALL3", "SKSNAKE1")
-# Their colours, red, green and blue to 255, in the rows EYES of frames that show one wall alone, and the
-# covariance around these: what learn_walls gives of every fifth frame of the training videos.
+# Their colours (red, green, blue, to 255) in the rows EYES of frames that show one wall, and the
+# covariance around these: learn_walls computed them from every fifth frame of the training videos.
 COLOURS = np.array([
     (0.0, 0.0, 67.0), (109.3, 16.7, 16.7), (145.6, 44.2, 44.2), (177.9, 114.8, 69.8),
     (120.4, 120.4, 120.4), (58.2, 58.2, 58.2), (132.7, 108.5, 87.1), (70.8, 75.3, 49.3),
     (92.5, 68.0, 40.5), (59.2, 25.3, 15.8), (21.6, 21.6, 21.6), (104.7, 47.6, 23.3),
     (106.1, 110.1, 82.3), (62.7, 62.7, 108.1), (41.3, 41.3, 41.3), (121.2, 80.5, 47.5)])
 SPREAD = np.array([(6.18, 3.44, 2.74), (3.44, 4.10, 2.76), (2.74, 2.76, 6.74)])
-EYES = 30 / 64, 33 / 64  # share of a frame's height at which there is wall in every column
+EYES = 30 / 64, 33 / 64  # rows that show wall in every column, as shares of a frame's height
 FAINTEST = 2.0  # standard deviation of a frame's colours, to 255, below which nothing is read in it
 FLATS = ("FLOOR4_8", "FLAT8", "FLOOR0_7", "GRASS1", "FLAT14", "FLAT10", "FLOOR0_1", "CEIL5_1",
          "FLAT5_3", "FLOOR5_1")
 
 
 class Maze(typing.NamedTuple):
-    """open: bool [9, 9], where one can walk. walls, floors, ceilings: int [4], of each region."""
+    """open: bool [9, 9], the cells that are no wall. walls, floors, ceilings: int [4], by region."""
 
     open: np.ndarray
     walls: np.ndarray
@@ -60,10 +60,10 @@ class Maze(typing.NamedTuple):
 
 
 class Walk(typing.NamedTuple):
-    """Where the walker is at each frame, in the engine's whole numbers.
+    """The place and the angle of the walker at each frame, in the engine's whole numbers.
 
     place: int [T, 2], row and column in units, 128 to a cell.
-    angle: int [T], to the right from north, 65,536 to a full turn; not reduced to one turn.
+    angle: int [T], to the right from north, 65,536 to a full turn; it may exceed a full turn.
     """
 
     place: np.ndarray
@@ -71,12 +71,12 @@ class Walk(typing.NamedTuple):
 
 
 def maze(split, index):
-    """The maze of a video: a function of the arguments alone."""
+    """The maze of a video, which depends on the arguments alone."""
     rng = np.random.default_rng([SPLITS.index(split), index, 0])
     passages = np.zeros([GRID, GRID], bool)
     passages[1::2, 1::2] = True
     _carve(rng, passages)
-    for room in rng.permutation(ROOMS**2):  # Further ways make loops, and leave no dead end.
+    for room in rng.permutation(ROOMS**2):  # More passages make loops, and open dead ends.
         place = 2 * np.array(divmod(room, ROOMS)) + 1
         closed = [way for way in WAYS if _inside(place + 2 * way) and not passages[*(place + way)]]
         if len(_open_ways(passages, place)) == 1 or closed and rng.random() < LOOPS:
@@ -86,7 +86,7 @@ def maze(split, index):
 
 
 def _carve(rng, passages):
-    """Opens passages until each room can be reached in one way from each other: a random tree."""
+    """Opens passages that join all rooms in a random tree, by a walk that turns back at dead ends."""
     path = [2 * rng.integers(ROOMS, size=2) + 1]
     seen = {tuple(path[0])}
     while path:
@@ -106,7 +106,7 @@ def _inside(place):
 
 
 def _open_ways(passages, place):
-    """Directions, 0 to 3 from north to the right, in which the cell beside a place is open."""
+    """The directions (0 north, 1 east, 2 south, 3 west) in which the cell beside a place is open."""
     return [way for way, step in enumerate(WAYS) if passages[*(place + step)]]
 
 
@@ -137,7 +137,7 @@ def walk(split, index, length):
 
 
 def _next_turn(rng, ways, way):
-    """Quarter turns to the right, -2 to 2, to one of the open ways; back if only that is open."""
+    """Quarter turns to the right, -2 to 2, to a random open way; back if no other is open."""
     others = [other for other in ways if other != (way + 2) % 4]
     if not others or len(ways) > 1 and rng.random() < BACK:
         return int(rng.choice([-2, 2]))
@@ -159,11 +159,11 @@ def _turn(rng, places, angles, turns):
 
 
 def factors(split, index, length):
-    """What is known of a video besides its frames, a dict.
+    """The actions and the factors of a video, a dict.
 
     `actions` float32 [T, 2]: how far the walker turns to the right, in 22.5 degrees, and how far it
-        goes, in sixths of a cell. Row t is the action that is taken on seeing frame t.
-    `cell` int64 [T, 2]: row and column of the cell that it stands in.
+        goes, in sixths of a cell. Row t is the action taken on seeing frame t.
+    `cell` int64 [T, 2]: row and column of the cell where it stands.
     `heading` float32 [T]: degrees to the right from north, 0 to 360.
     `region` int64 [T]: the region of that cell, 0 to 3.
     `wall` int64 [T]: which of WALLS the frame shows; -1 where it shows more than one.
@@ -183,7 +183,7 @@ def factors(split, index, length):
 
 
 def one_wall(shown, places, headings):
-    """Which of WALLS frames show, int [T]; -1 where a frame shows more than one.
+    """The index in WALLS of the wall that each frame shows, int [T]; -1 where it shows several.
 
     places: float [T, 2], row and column in cells. headings: float [T], degrees to the right from north.
     """
@@ -194,7 +194,7 @@ def one_wall(shown, places, headings):
 def _cast(passages, places, headings):
     """Casts rays through the width of a frame. Returns the cells in front of the walls: [T, RAYS, 2].
 
-    A ray crosses lines between cells: of those crossings that lead into a wall, the first counts.
+    A ray crosses lines between cells. The first crossing that leads into a wall counts.
     """
     across = HALF_VIEW * (np.arange(RAYS) + 0.5 - RAYS / 2) / (RAYS / 2)
     angles = np.radians(headings)[:, None] + np.arctan(across)
@@ -219,11 +219,10 @@ def _cast(passages, places, headings):
 
 
 def read_walls(frames):
-    """Reads which of WALLS frames show, by their colour at the height of the eyes: int [N].
+    """Reads which wall frames show, by their colour at the height of the eyes: index in WALLS, int [N].
 
-    It is the wall of the nearest colour, by the distance of a linear discriminant (Fisher 1936).
-
-    frames: uint8 [N, S, S, 3]. -1 where there is next to no contrast.
+    It is the wall of the nearest colour, by the distance of a linear discriminant (Fisher 1936). It is
+    -1 where there is next to no contrast. frames: uint8 [N, S, S, 3].
     """
     apart = _eye_colours(frames)[:, None] - COLOURS
     distance = np.einsum("nkc,cd,nkd->nk", apart, np.linalg.inv(SPREAD), apart)
@@ -232,9 +231,9 @@ def read_walls(frames):
 
 
 def learn_walls(frames, walls):
-    """The mean colour of each wall, [16, 3], and the covariance around it, [3, 3], that read_walls uses.
+    """Computes COLOURS, the mean colour of each wall, and SPREAD, the covariance around these.
 
-    frames: uint8 [N, S, S, 3], with one wall in view. walls: int [N], which of WALLS.
+    frames: uint8 [N, S, S, 3], each with one wall in view. walls: int [N], its index in WALLS.
     """
     colours = _eye_colours(frames)
     means = np.stack([colours[walls == wall].mean(0) for wall in range(len(WALLS))])
@@ -249,11 +248,11 @@ def _eye_colours(frames):
 
 @functools.cache
 def _shares(size, reduced):
-    """How much of each of `size` pixels is in each of fewer, float32 [reduced, size]; the sum of a row.
+    """The share of each source pixel in each target pixel, float32 [reduced, size]; the sum of a row.
 
-    These are whole numbers, so that a mean by area is exact, and the same on every machine.
+    The shares are whole numbers, so means by area are exact, and equal on every machine.
     """
-    unit = np.lcm(size, reduced) // size  # into which a pixel is divided
+    unit = np.lcm(size, reduced) // size  # parts that a source pixel is divided into
     rows = np.repeat(np.eye(size, dtype=np.float32), unit, 0).reshape(reduced, -1, size).sum(1)
     return rows, int(rows[0].sum())
 

@@ -1,14 +1,14 @@
-"""Moving digits: two digits that drift over a black canvas and bounce off its borders.
+"""Makes videos of two digits that move over a black canvas and bounce off its borders.
 
-Made on the spot, so that everything runs without a download. The videos are like Moving MNIST's
-(Srivastava et al. 2015), with digits that are drawn from fonts instead of MNIST's handwriting.
+They are like Moving MNIST (Srivastava et al. 2015), but fonts draw the digits in place of MNIST's
+handwriting, so nothing is downloaded.
 """
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
-from video_data.digits import CANVAS, GLYPH, font_file, path
+from video_data.digits import CANVAS, GLYPH, animate, font_file, path
 
 # The faces of matplotlib's own fonts that have upright decimal digits.
 FACES = (
@@ -19,24 +19,18 @@ FACES = (
     "cmb10", "cmr10", "cmss10", "cmti10", "cmtt10",
 )  # fmt: skip
 SPLITS = ("train", "test")
-FONT_SIZE = 160  # Large, so that the stroke's width takes fine steps.
+FONT_SIZE = 160  # In a large font, the width of the stroke takes fine steps.
 SUPERSAMPLING = 4
 
 
 def video(split, index, length):
-    """Returns uint8 [length, 64, 64, 1]: a function of the split and the index alone.
+    """Makes a video, uint8 [length, 64, 64, 1], which depends on the arguments alone.
 
     A shorter video is the beginning of the longer one with the same index.
     """
     rng = np.random.default_rng([SPLITS.index(split), index])
-    frames = np.zeros([length, CANVAS, CANVAS, 1], np.uint8)
-    for _ in range(2):
-        digit = glyph(rng)[..., None]
-        tops, lefts = path(rng, length)
-        for frame, top, left in zip(frames, tops, lefts, strict=True):
-            patch = frame[top : top + GLYPH, left : left + GLYPH]
-            np.maximum(patch, digit, out=patch)
-    return frames
+    digits, corners = zip(*[(glyph(rng), path(rng, length)) for _ in range(2)], strict=True)
+    return animate(digits, np.stack(corners, 1))
 
 
 def glyph(rng):
@@ -58,7 +52,7 @@ def glyph(rng):
     extent = np.abs(distort) @ size  # Width and height of the distorted box.
     distort *= rng.uniform(0.7, 0.93) * GLYPH * SUPERSAMPLING / max(extent)
 
-    inverse = np.linalg.inv(distort)  # PIL asks where each output pixel comes from.
+    inverse = np.linalg.inv(distort)  # PIL takes the map from output to input pixels.
     shift = np.array(size) / 2 - inverse @ np.full(2, GLYPH * SUPERSAMPLING / 2)
     large = drawn.transform(
         (GLYPH * SUPERSAMPLING,) * 2, Image.Transform.AFFINE,
@@ -74,13 +68,13 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="full", description="For experiments."),
         tfds.core.BuilderConfig(name="demo", description="Small, for a first run."),
     ]
-    SIZES = {  # Videos and frames of each; train, then test.
+    SIZES = {  # (videos, frames) of train and test.
         "full": ((2000, 100), (100, 1000)),
         "demo": ((400, 100), (24, 300)),
     }
 
     def _info(self):
-        # Compressed whole, a video takes 2 % of its raw size, and no PNG is made for each frame.
+        # A video that is compressed as a whole takes 2 % of its raw size, and no PNGs are made.
         feature = tfds.features.Tensor(
             shape=(None, CANVAS, CANVAS, 1), dtype=np.uint8, encoding="zlib")
         features = tfds.features.FeaturesDict({"video": feature})

@@ -17,7 +17,7 @@ import numpy as np
 
 from tools import UserError
 from video_data import store, videos
-from video_data.digits import CANVAS, GLYPH, path
+from video_data.digits import GLYPH, animate, path
 
 VERSION = "1"  # Increased when other videos are made than before.
 SPLITS = ("train", "val", "test")
@@ -67,13 +67,9 @@ def video(split, index, length, images, labels):
     """
     rng = np.random.default_rng([SPLITS.index(split), index])
     chosen = rng.integers(len(images), size=2)
-    corners = np.stack([path(rng, length, SPEEDS).T for _ in chosen], 1)
-    frames = np.zeros([length, CANVAS, CANVAS, 1], np.uint8)
-    for frame, places in zip(frames, corners, strict=True):
-        for number, (top, left) in zip(chosen, places, strict=True):
-            patch = frame[top : top + GLYPH, left : left + GLYPH, 0]
-            np.maximum(patch, images[number], out=patch)
-    return {"video": frames, "digit": np.int64(labels[chosen]), "position": np.float32(corners)}
+    corners = np.stack([path(rng, length, SPEEDS) for _ in chosen], 1)
+    return {"video": animate(images[chosen], corners), "digit": np.int64(labels[chosen]),
+            "position": np.float32(corners)}
 
 
 def digits_of(mnist, split):

@@ -84,7 +84,7 @@ def spans_text(found, context, frames, at_most=3):
     found: pairs of the first and the last frame of each span, among `frames` frames after the context.
     """
     if not found:
-        return "the model is at no frame better than every trivial predictor"
+        return "at no frame is the model better than every trivial predictor"
     total = sum(last - first + 1 for first, last in found)
     words = [f"{first} to {last}" if last > first else f"{first}" for first, last in found]
     more = f" and {len(words) - at_most} more spans" if len(words) > at_most else ""

@@ -121,7 +121,7 @@ def test_a_page_of_too_much_holds_fewer_samples_then_the_best_and_the_worst_and_
     examples, text = page_of(spare + 300 + int(4.9 * max(sizes.values())))
     psnr = np.load(folder / "metrics.npz")["psnr"].mean((1, 2))
     assert [example["number"] for example in examples] == sorted([psnr.argmax(), psnr.argmin()])
-    assert "2 of the 5 examples, the best and the worst by PSNR, with at most 1 sample of each." in text
+    assert "The best and the worst examples by PSNR, 2 of 5, with at most 1 sample of each." in text
     assert "More would make this page larger" in text
 
 
@@ -161,7 +161,7 @@ def test_spans_of_frames_are_said_in_words():
         "24 of the frames 37 to 500")
     assert "from frame 5, 7 to 8, 10 and 2 more spans: 6 of" in report.spans_text(
         [[5, 5], [7, 8], [10, 10], [12, 12], [14, 14]], 4, 12)
-    assert report.spans_text([], 36, 4).startswith("the model is at no frame better")
+    assert report.spans_text([], 36, 4).startswith("at no frame is the model better")
 
 
 # --------------------------------------------------------------------------------- in a browser

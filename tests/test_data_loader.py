@@ -253,7 +253,7 @@ def test_actions_of_ones_own_videos_go_with_their_frames(acting):
     assert clips.num_clips == 6 and clips.action_size == sequences.action_size == 2
     batch = clips.batch(0)
     assert batch["actions"].dtype == np.float32
-    assert not batch["actions"][:, 0].any()  # Nothing is known of what led to the first frame.
+    assert not batch["actions"][:, 0].any()  # No action led to the first frame.
     np.testing.assert_array_equal(batch["actions"][:, 1:, 0], batch["video"][:, :-1, 0, 1, 0])
     np.testing.assert_array_equal(batch["actions"][:, 1:, 1], batch["video"][:, :-1, 0, 0, 0])
     np.testing.assert_array_equal(sequences.batch(0, 1)["actions"][0, :, 0], [0, *range(11)])

@@ -125,7 +125,7 @@ def config_for(dataset, tmp_path, **settings):
 
 
 def assert_same_videos(found, expected, channels):
-    """Whether each expected video was found, in any order, up to what encoding changes."""
+    """Checks that each expected video was found, in any order; encoding may change it a little."""
     found = list(found)
     assert len(found) == len(expected)
     for video in expected:
@@ -297,7 +297,7 @@ def test_a_disk_that_is_too_small_stops_it_before_it_starts(hosted, tmp_path, mo
 
 
 class _Earlier(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """As earlier users have prepared it: the plain Video feature, and nothing else."""
+    """Records with the plain Video feature alone, as earlier users have prepared them."""
 
     VERSION = tfds.core.Version("1.0.0")
     name = "minerl_navigate"

@@ -1,4 +1,4 @@
-"""Encoded files as cameras and cutters leave them: what is shown, and what is said to be lost."""
+"""Encoded files as cameras and editors write them: which frames are read, and which losses are named."""
 
 import struct
 import subprocess
@@ -45,7 +45,7 @@ def without(path, out, dropped):
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("aspect, squeezed", [("2:1", 2), ("1:2", 1)])
 def test_pixels_that_are_no_squares(aspect, squeezed, fit, tmp_path):
-    """A film of 128 x 128 stored with every second column or row alone shows what the whole one does."""
+    """A film of 128 x 128 that stores only every second column or row looks like the whole one."""
     frames = twins.movie(2, 4, 128, 128)
     stored = frames[:, :, ::2] if squeezed == 2 else frames[:, ::2]
     path = write(tmp_path / "a.mkv", stored, *LOSSLESS, "-vf", f"setsar={aspect.replace(':', '/')}")
@@ -161,7 +161,7 @@ def packed(codes, table):
 
 @pytest.mark.parametrize("pixels", [6, 4091, 9000])
 def test_a_gif_may_fill_its_table_and_keep_it(pixels, tmp_path):
-    """Codes that are pixels all: the table grows by one with each, and stays when it is full."""
+    """Codes that all are pixels: each adds a row to the table, until it is full."""
     rng, path = np.random.default_rng(0), tmp_path / "a.gif"
     frame = rng.integers(0, 4, pixels)
     codes = [4, *frame, 5]

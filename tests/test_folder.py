@@ -108,7 +108,7 @@ def test_odd_folders_are_folders(name, tmp_path):
 
 @pytest.mark.parametrize("odd", [b"a\xffb", b"a\nb"])
 def test_names_that_are_no_text_or_two_lines_are_prepared_or_refused_in_one(odd, tmp_path):
-    """As a user runs it: two good files and a damaged one are so called, a folder of pictures too."""
+    """Two good files, a damaged one and a folder of pictures have the odd name."""
     config = dict(dataclasses.asdict(config_for(str(tmp_path / "data"), seq_len=6)), eval_seq_len=6)
     (tmp_path / "a.yml").write_text(yaml.safe_dump(config))
     for number, split in enumerate(("train", "test")):
@@ -331,7 +331,7 @@ def test_temporary_files_do_not_stay(tmp_path):
 
 
 def test_the_disk_that_is_needed_is_estimated_for_each_kind_of_file(tmp_path, capfd):
-    """Files of few frames to a byte do not tell of others."""
+    """An array has few frames for its bytes. It must not change the estimate for films."""
     root = str(tmp_path)
     for number in range(8):
         twins.encode(twins.movie(number, 100), tmp_path / f"{number}.mp4")

@@ -67,7 +67,7 @@ def test_a_store_of_another_format_is_as_good_as_none(path, monkeypatch):
 
 
 def failing(videos, count):
-    """Reads `count` videos and then breaks down; remembers where it was asked to start."""
+    """Yields `count` videos and then fails; notes where it was asked to start."""
     def read(start):
         read.start = start
         yield from videos[start:count]
@@ -95,7 +95,7 @@ def test_a_build_that_breaks_down_leaves_what_was_there_and_is_continued(path):
     assert last.start == 3
     none = failing(videos, 4)
     store.build(path, "v2", {"train": (4, none)})
-    assert not hasattr(none, "start")  # What came after the line that was cut is known.
+    assert not hasattr(none, "start")  # The piece after the cut line is not lost.
     build(path, "v2", train=videos)
     assert_holds(path, "train", videos)
     assert sorted(os.listdir(path)) == ["header.json", "rows"]
@@ -114,7 +114,7 @@ def test_what_the_disk_lost_is_read_again(path):
     videos = arrays(3, 4, 5)
     with pytest.raises(ZeroDivisionError):
         store.build(path, "v1", {"train": (3, failing(videos, 2))})
-    with open(os.path.join(path, "rows"), "r+b") as file:  # As zeros, after a power failure.
+    with open(os.path.join(path, "rows"), "r+b") as file:  # A power failure may leave zeros.
         file.seek(3 * 16)
         file.write(bytes(4 * 16))
     build(path, "v1", train=videos)
@@ -135,7 +135,7 @@ def test_only_new_pieces_are_appended_in_the_order_of_the_whole(path):
     assert_holds(path, "train", [("a", a), ("b1", b[1:])])
     assert_holds(path, "test", [("c", c), ("b0", b[:1])])
     assert list(store.read_header(path)["pieces"]) == ["a", "b", "c"]
-    with store.Writer(path, ["b"]) as writer:  # The rest is most of it.
+    with store.Writer(path, ["b"]) as writer:  # Most rows are of pieces that are no longer wanted.
         assert not writer.pieces
 
 
@@ -153,7 +153,7 @@ def test_one_split_alone_then_the_others(path):
     assert not store.lacks(path) and not store.lacks(path, "train")
     assert_holds(path, "train", train)
     assert_holds(path, "test", test)
-    for index, (_, video) in enumerate(test):  # Who reads it already goes on.
+    for index, (_, video) in enumerate(test):  # A reader that has it open goes on.
         np.testing.assert_array_equal(opened[index], video)
 
 

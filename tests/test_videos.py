@@ -50,7 +50,7 @@ def read(path, **form):
 
 
 def area_resized(frames, size=64):
-    """Each pixel the mean of the area it covers, of the square in the middle, by enlarging first."""
+    """The square in the middle of frames, enlarged by `size` and then averaged over each pixel."""
     height, width = frames.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 4 * 2, (width - side) // 4 * 2
@@ -94,7 +94,7 @@ def test_the_content_picks_the_reader(tmp_path):
 
 
 def test_a_gif_without_its_end_is_broken(tmp_path):
-    """Its last frame is cut so that a decoder sees nothing wrong."""
+    """A file whose last frame is cut, although no decoder notices."""
     whole = write(tmp_path / "a.gif", twins.movie(0, 9)).read_bytes()
     (tmp_path / "a.gif").write_bytes(whole[:-1])
     with pytest.raises(videos.Broken, match="cut short"):
@@ -102,7 +102,7 @@ def test_a_gif_without_its_end_is_broken(tmp_path):
 
 
 def fake_reader(tmp_path, monkeypatch, program):
-    """Readers do what a program in Python says instead: `connection` is what they answer by."""
+    """Replaces the readers by a program in Python, which answers on `connection`."""
     path = tmp_path / "fake.py"
     path.write_text("import multiprocessing.connection, os, signal, sys, time\n"
                     "connection = multiprocessing.connection.Connection(int(sys.argv[1]))\n"
@@ -423,13 +423,13 @@ def test_arrays_that_are_no_video_say_why(tmp_path):
 
 
 def numbered(count):
-    """Frames that say which they are: all pixels are 10 t."""
+    """Frames that show their number t: all their pixels are 10 t."""
     values = 10 * np.arange(count, dtype=np.uint8)
     return np.broadcast_to(values[:, None, None, None], [count, 64, 64, 3])
 
 
 def variable_rate(path, times):
-    """Writes frames that say which they are, shown at times in milliseconds, as an mkv."""
+    """Writes frames that show their numbers into an mkv, at times in milliseconds."""
     frames = numbered(len(times))
     write(path.with_suffix(".all.mkv"), frames, *LOSSLESS, fps=1000)
     expression = "+".join(f"eq(N,{number})*{time}" for number, time in enumerate(times))
@@ -444,7 +444,7 @@ def test_every_frame_comes_once_whatever_its_duration(tmp_path):
 
 
 def test_fps_resamples_by_time_stamps_and_sums_actions(tmp_path):
-    # At 10 a second, what is on show at 0, 100, ... ms, each time stamp rounded to the nearest of these.
+    # 10 a second show the frames of 0, 100, ... ms; each time stamp is rounded to the nearest of these.
     path = variable_rate(tmp_path / "a.mkv", [0, 30, 110, 120, 400, 490])
     actions = np.array([[1, 0], [2, 0], [4, 0], [8, 0], [16, 0], [32, 1]])
     np.save(tmp_path / "a.actions.npy", actions)
@@ -452,7 +452,7 @@ def test_fps_resamples_by_time_stamps_and_sums_actions(tmp_path):
     shown = frames[:, 0, 0, 0] // 10
     np.testing.assert_array_equal(shown[:6], [1, 3, 3, 3, 4, 5])
     assert (shown[6:] == 5).all() and len(shown) <= 7
-    # Row t leads from what is shown at t to what is shown next: frame 0 is never seen.
+    # Row t leads from the frame shown at t to the next one shown: frame 0 is never shown.
     np.testing.assert_array_equal(video.actions[:6, 0], [2 + 4, 0, 0, 8, 16, 32])
     assert video.actions.shape == (len(frames), 2) and video.refused is None
     np.testing.assert_array_equal(video.actions.sum(0), actions[1:].sum(0))

@@ -153,7 +153,7 @@ def test_sequences_are_the_beginnings_of_long_enough_videos_in_order(root):
 @pytest.mark.parametrize("change, message", [
     (dict(seq_len=61), "seq_len: 61 frames .* longest training video .*nearest: 60"),
     (dict(seq_len=21, frame_skip=3), "with frame_skip 3; nearest: 20"),
-    (dict(actions=True), "actions: train/00.npy: has none; .* or in 00.actions.npy or 00.npz beside it"),
+    (dict(actions=True), "actions: train/00.npy: has none; put .* into 00.actions.npy or 00.npz"),
 ])
 def test_settings_that_the_data_cannot_meet_are_one_line(root, change, message):
     with pytest.raises(UserError, match=message):
@@ -465,7 +465,7 @@ def test_evaluation_prepares_what_it_evaluates_and_training_the_rest(tmp_path, c
     config = config_for(str(tmp_path), dataset="moving_digit_demo", eval_seq_len=6)
     first = data_loader.evaluation_sequences(config).batch(0, 2)
     said = capfd.readouterr().err
-    assert "one_demo/1.0.0.frames, test alone." in said and "may be deleted" not in said
+    assert "one_demo/1.0.0.frames, test alone." in said and "You may delete" not in said
     assert "Unpacking moving_digit_demo takes about 24.6 MB" in said
     frames = tmp_path / "moving_digit" / "one_demo" / "1.0.0.frames"
     assert store.splits(frames) == ["test"]
@@ -473,7 +473,7 @@ def test_evaluation_prepares_what_it_evaluates_and_training_the_rest(tmp_path, c
     data_loader.evaluation_sequences(config)
     assert capfd.readouterr().err == ""
     data_loader.Clips(config)
-    assert "may be deleted" in capfd.readouterr().err
+    assert "You may delete" in capfd.readouterr().err
     assert store.splits(frames) == ["train", "val", "test"]
     again = data_loader.evaluation_sequences(config).batch(0, 2)
     for name in ("video", "label", "position"):

@@ -2,9 +2,8 @@
 
     doom_engine.render([("train", 0, 200), ...], 64, processes=2)
 
-yields frames. As a script, this module is one of the processes. It imports only NumPy and ViZDoom. It
-works in a temporary folder, since the engine writes files where it runs. It ends with the process that
-started it, even if that one is killed.
+yields frames. As a script, this module is one of the processes. It imports only NumPy and ViZDoom, and
+works in a temporary folder, since the engine writes files. It ends when its parent ends or is killed.
 """
 
 import contextlib
@@ -32,8 +31,7 @@ else:
 
 AT_ONCE = 20  # videos a process renders before it starts a new engine
 PATIENCE = 5  # seconds that a process has to end by itself
-# The largest frame that each resolution of the engine is used for.
-RESOLUTIONS = ((64, "RES_160X120"), (128, "RES_320X240"), (256, "RES_640X480"))
+RESOLUTIONS = ((64, "RES_160X120"), (128, "RES_320X240"), (256, "RES_640X480"))  # by largest frame
 EYES = 41  # height of the camera above the floor, in the units of the engine
 START = 20  # ticks before the first frame, since the walker cannot turn in the very first ones
 NORTH = 90  # the angle at which the engine looks north; its angles grow to the left

@@ -273,8 +273,8 @@ def _split_of_list(name):
 def _split_by_list(root, videos):
     """The split of each video by train.txt, test.txt and val.txt, which hold one name a line.
 
-    None where there are no such files, or none of their lines names a video. Raises UserError where
-    only some of them do, where two lists name a video, or where a list names none.
+    None where no line names a video. Raises UserError where only some lines do, where the lists of two
+    splits name the same video, or where there is none to train or to test on.
     """
     lists = {name: _split_of_list(name) for name in os.listdir(root) if _split_of_list(name)}
     split_of, missing = {}, []

@@ -32,15 +32,12 @@ class MinerlNavigate(Mp4Archive):
 def read_actions(metadata, length):
     """Finds the actions in a video's metadata: (names of the numbers, float32 [length, A]).
 
-    The format is not documented. A key that contains "action" may hold
-
-    - a list with an entry for each frame;
-    - a mapping from kinds of action to such lists;
-    - in a list of mappings, one for each frame: the entry of that frame.
-
-    Several such keys may each hold a list. An entry is a number, true or false, a word (0 for "none",
-    else 1), or a list or mapping of these. The action of a frame is the one that the player takes on
-    seeing it. A missing action of the last frame becomes zeros; an action after it is dropped.
+    The format is not documented. A key that contains "action" may hold a list with an entry for
+    each frame, or a mapping from kinds of action to such lists. In a list of mappings, one for each
+    frame, it may hold the entry of that frame. Several such keys may each hold a list. An entry is
+    a number, true or false, a word (0 for "none", else 1), or a list or mapping of these. The
+    action of a frame is the one that the player takes on seeing it. A missing action of the last
+    frame becomes zeros; an action after it is dropped.
 
     Raises UserError that says what was found, if it has another format.
     """

@@ -20,8 +20,8 @@ def on_show(frames, fps):
     """Yields (index, frame, how many times it is shown).
 
     frames: (start, end, frame) in the order of their times, in seconds as fractions.
-    fps: frames a second, or None to show every frame once. Each frame is shown from its start, rounded
-        to the nearest frame of that rate, until the start of the next; the last until its end.
+    fps: None shows every frame once. Else each is shown from its start, rounded to the nearest frame
+        of that rate, until the start of the next; the last until its end.
     Raises Broken where times are missing, or too far apart.
     """
     if fps is None:
@@ -81,9 +81,8 @@ def actions_beside(path):
 def checked_actions(actions, length, kept=None, onehot=False):
     """Returns (float32 [length, A], None), or (None, why not), or (None, None) without actions.
 
-    kept: None where the video shows every frame of the file; else (for each frame of the video, the
-        number of the file's frame that it shows; how many frames the file has). The action of a frame
-        is then the sum of the file's rows from that frame up to the next one shown.
+    kept: as decode.decode returns it: (for each frame, the number of the file's frame that it shows;
+        frames of the file). An action is then the sum of the rows up to the next frame shown.
     onehot: whether a column of whole numbers becomes one-hot rows.
     """
     if actions is None:

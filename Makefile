@@ -2,7 +2,8 @@
 # make demo-mazes: the same with walks through mazes, in colour. It takes ten minutes on two cores.
 # make test: checks the style and runs the quick tests.
 # make test-all: checks the style and runs all tests. Slow ones kill, fill disks, or start processes.
-# make results: trains and compares one, two and three levels on one moving digit, which takes hours.
+# make results: trains and compares one, two and three levels on one moving digit, and one level that is
+# as large as three. This takes hours.
 # make results SEEDS=1 LEVELS=3 is a part of it. Started again, it goes on.
 # The first of these installs all packages into .venv.
 
@@ -12,7 +13,7 @@ DEMO_FLAGS =
 EVAL_FLAGS = --num-examples 20
 
 SEEDS = 3
-LEVELS = 1 2 3
+LEVELS = 1 1_matched 2 3
 RESULTS_FLAGS =
 RESULTS_EVAL_FLAGS =
 

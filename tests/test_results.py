@@ -6,6 +6,7 @@ import subprocess
 
 from conftest import ROOT
 
+from cwvae import CWVAE
 from runs import load_config
 
 
@@ -17,6 +18,19 @@ def test_the_models_that_are_compared_differ_in_levels_factors_and_lr_alone():
     del configs[0]["tmp_abs_factor"]  # Of one level it says nothing.
     assert [config.pop("lr") for config in configs] == [4e-3, 2e-3, 2e-3]
     assert configs[0] == configs[1] == configs[2]
+
+
+def test_the_large_level_has_as_many_units_and_parameters_as_three_levels():
+    one, three = (load_config(ROOT / "configs" / "results" / f"levels_{name}.yml", {"fast": False})
+                  for name in ("1_matched", 3))
+    assert [one.cell_deter_size, one.cell_stoch_size] == [
+        3 * three.cell_deter_size, 3 * three.cell_stoch_size]
+    sizes = [CWVAE(config).count_params() for config in (one, three)]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.02
+    differ = {key for key, value in dataclasses.asdict(one).items()
+              if value != dataclasses.asdict(three)[key]}
+    assert differ == {"levels", "tmp_abs_factor", "cell_deter_size", "cell_stoch_size",
+                      "cell_embed_size"}
 
 
 def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():

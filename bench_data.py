@@ -51,18 +51,19 @@ def bench_data(flags):
             sizes = [f"{store.size_text(result[key]):>11}" for key in ("memory", "mapped", "disk")]
             print(f"{name:<28}{result['frames_per_s']:>10,.0f}"
                   f"{result['frames_per_s'] / batch_size / config.seq_len:>11.1f}{''.join(sizes)}")
-        return {"measurements": results, "preparation": preparation(root, rounds=min(seconds, 7))}
+        return {"measurements": results, "preparation": preparation(
+            root, min(num_videos, 20 * videos.CORES), rounds=min(seconds, 7))}
 
 
 def loader_config(root, batch_size):
     return Config(dataset="minerl", data_root=root, channels=3, batch_size=batch_size)
 
 
-def preparation(root, rounds, length=300):
+def preparation(root, count, rounds, length=300):
     """How fast a folder of video files is prepared, beside PyAV alone in as many processes."""
     config = Config(dataset="videos", data_root=os.path.join(root, "videos"), channels=3)
     os.mkdir(config.data_root)
-    files = [os.path.join(config.data_root, f"{number}.mp4") for number in range(20 * videos.CORES)]
+    files = [os.path.join(config.data_root, f"{number}.mp4") for number in range(count)]
     for number, file in enumerate(files):
         write_video(file, number + 1, length)
 

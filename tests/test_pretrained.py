@@ -27,8 +27,9 @@ def data_root(tmp_path_factory):
 
 def test_there_is_one_of_each_number_of_levels_and_they_are_small():
     assert [MAZES, *DIGITS] == MODELS
-    assert [path.name for path in DIGITS] == [f"moving_digit_levels_{levels}" for levels in (1, 2, 3)]
-    assert [load_config(path / "config.yml").levels for path in DIGITS] == [1, 2, 3]
+    levels = {"1": 1, "1_matched": 1, "2": 2, "3": 3}
+    assert [path.name for path in DIGITS] == [f"moving_digit_levels_{name}" for name in levels]
+    assert [load_config(path / "config.yml").levels for path in DIGITS] == [*levels.values()]
     files = [file for path in MODELS for file in path.rglob("*") if "eval_" not in str(file)]
     assert sum(file.stat().st_size for file in files) < 25e6
 

@@ -35,8 +35,9 @@ class Recorded(typing.NamedTuple):
 
 
 class Made(typing.NamedTuple):
-    """A dataset that its module makes straight into stores. The module has
+    """A dataset that its module makes straight into stores.
 
+    The module has
     SIZES[config]: for each split (how many videos, how many frames each);
     source(config, prepared): a text that changes with what is made; prepared: that of the stores;
     make(config, wanted): yields (split, index, arrays) of the wanted (split, index, frames), in any

@@ -1,12 +1,12 @@
 """Keeps what XLA compiles for a CPU: the next process that needs it starts sooner.
 
-TensorFlow can read and write such files. But a file that is cut, or a folder that is gone, ends the
-program. So each process reads and writes in a folder of its own. This has links to the files that
-former processes have left, and what is new in it is kept when the process ends.
+TensorFlow reads and writes such files, all in one folder of the user. It moves each file into place
+when the file is whole, so processes share the folder. But a file that a power failure has cut, or
+one that cannot be written, ends the program. So the start looks for both.
 """
 
-import atexit
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -15,11 +15,12 @@ import shutil
 import sys
 import tempfile
 
-from tools import write_atomically
+from tools import writing
 
 FLAG = "--tf_xla_persistent_cache_directory"
-LEAST_FREE = 2**28  # bytes that the disks must have left
+LEAST_FREE = 2**28  # bytes that the disk must have left
 MOST = 500  # files, some 100 MB
+_locks = []  # They stay open until the process ends.
 
 
 @contextlib.contextmanager
@@ -30,44 +31,38 @@ def kept():
     Where TF_XLA_FLAGS names a folder already, TensorFlow uses that one.
     """
     flags = os.environ.get("TF_XLA_FLAGS")
-    own = None if FLAG in (flags or "") else _own_folder()
-    if own is None:
+    folder = None if FLAG in (flags or "") else _folder()
+    if folder is None:
         yield
         return
-    os.environ["TF_XLA_FLAGS"] = f"{flags or ''} {FLAG}={own}".strip()
+    os.environ["TF_XLA_FLAGS"] = f"{flags or ''} {FLAG}={folder}".strip()
     yield
-    # TensorFlow has read its flags. A process that this one starts gets a folder of its own.
+    # TensorFlow has read its flags. A process that this one starts looks at the folder itself.
     del os.environ["TF_XLA_FLAGS"]
     if flags is not None:
         os.environ["TF_XLA_FLAGS"] = flags
 
 
-def _own_folder():
-    """Makes the folder of this process. Returns None, and says why, where that cannot be."""
+def _folder():
+    """Makes the folder. Returns None, and says why, where TensorFlow could not write to it."""
+    folder = os.path.join(_cache_folder(), _machine())
     try:
-        shared = os.path.join(_cache_folder(), _machine())
-        os.makedirs(shared, exist_ok=True)
-        own = tempfile.mkdtemp(prefix="clockwork_vae_xla_")
-        atexit.register(_end, own, shared)
-        for path in _whole(shared):
-            os.symlink(path, os.path.join(own, os.path.basename(path).partition("_")[2]))
-        for folder in (own, shared):
-            if shutil.disk_usage(folder).free < LEAST_FREE:
-                raise OSError(0, "its disk is almost full", folder)
+        os.makedirs(folder, exist_ok=True)
+        with writing(folder), tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(2**20))  # A user's quota shows only in writing.
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise OSError(0, "its disk is almost full", folder)
+        tidy(folder)
     except OSError as error:
-        _say(error)
+        print(f"XLA will compile everything anew at the next start: {error.filename}: {error.strerror}",
+              file=sys.stderr)
         return None
-    return own
-
-
-def _say(error):
-    print(f"XLA will compile everything anew at the next start: {error.filename}: {error.strerror}",
-          file=sys.stderr)
+    return folder
 
 
 def _cache_folder():
     user = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(user, "clockwork_vae")
+    return os.path.join(user, "clockwork_vae", "xla")
 
 
 def _machine():
@@ -80,26 +75,46 @@ def _machine():
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _whole(shared):
-    """The newest of the shared files, whose names tell their sizes. The others are removed."""
-    entries = [entry for entry in os.scandir(shared) if not entry.name.endswith(".part")]
-    entries.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
-    whole = [entry.path for entry in entries[:MOST]
-             if entry.name.partition("_")[0] == str(entry.stat().st_size)]
-    for path in {entry.path for entry in entries} - set(whole):
-        os.remove(path)
-    return whole
+def tidy(folder):
+    """Removes files that are not whole. If no other process uses the folder, also those beyond MOST.
 
-
-def _end(own, shared):
-    """Keeps the files that are new, and removes the own folder."""
+    Until this process ends, no other one removes a whole file: TensorFlow may be about to read it.
+    """
+    lock = open(os.path.join(folder, "lock"), "ab")  # noqa: SIM115
+    _locks.append(lock)
     try:
-        for entry in os.scandir(own):
-            if entry.name.endswith(".pb") and not entry.is_symlink():
-                path = os.path.join(shared, f"{entry.stat().st_size}_{entry.name}")
-                with open(entry.path, "rb") as new, write_atomically(path, "wb") as file:
-                    shutil.copyfileobj(new, file)
-    except OSError as error:
-        _say(error)
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        alone = False
+    whole = []
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # Another process has removed the same file.
+            if entry.name.endswith(".pb") and _is_whole(entry.path):
+                whole.append((entry.stat().st_mtime, entry.path))
+            elif entry.name.endswith(".pb") or alone and entry.name.endswith(".tmp"):
+                os.remove(entry.path)
+    for _, path in sorted(whole)[:-MOST] if alone else ():
+        os.remove(path)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+def _is_whole(path):
+    """Whether a file ends where its last field does, as Protocol Buffers tell the lengths of fields."""
+    end, size = 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while end < size:
+            file.seek(end)
+            kind, *head = file.read(6)
+            if kind & 7 != 2:  # the kind of a field that begins with its length
+                return False
+            length = 0
+            for place, byte in enumerate(head):  # seven bits of the length in each
+                length |= (byte & 127) << 7 * place
+                if byte < 128:
+                    break
+            else:
+                return False
+            end += 2 + place + length
+    return end == size > 0

@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 import pictures
 from tools import UserError
-from video_data import files, folder, single_file, store, videos
+from video_data import factors, files, folder, single_file, store, videos
 from video_data.preparation import BUILDERS, notice, prepare
 
 NAMED = 3  # How many of the videos that are too short are named.
@@ -193,9 +193,8 @@ def evaluation_sequences(config):
 
 
 class Sequences:
-    """Evaluation sequences: the first seq_len frames of each test video that is long enough.
+    """Evaluation sequences: the first seq_len frames of each long enough test video, in a fixed order.
 
-    Their order is fixed.
     split: `val` for the validation videos, where the dataset has some.
     min_frames: of a video, before frame_skip, to count; by default what seq_len takes.
 
@@ -263,23 +262,23 @@ def _open(config, split):
     """Returns what there is of a split, as a dict of store.Videos by the name it has in a batch.
 
     Returns the split too: `test` where `val` was wanted and the dataset has none.
-    Training prepares all splits, so that the records may be deleted then; evaluation its own alone.
+    Training prepares all splits, so that the records may be deleted; evaluation its own alone.
     """
     config = config.replace(data_root=os.path.expanduser(config.data_root))
     root = config.data_root
     if os.path.isfile(root) or files.is_video(root) and not os.path.isdir(root):
         return single_file.open_as(config, split), "test"
     paths = prepare(config, split if split == "test" else None)
-    if split == "val" and split not in store.splits(paths["video"]):
-        split = "test"
-    opened = {name: store.read(path, split) for name, path in paths.items()}
+    there = split if split in store.splits(paths["video"]) else "test"
+    opened = {name: store.read(path, there) for name, path in paths.items()}
+    if split == "test" and config.dataset == "videos":
+        opened |= factors.of_folder(config, paths["video"], opened["video"])
     if config.actions == "onehot":
-        opened["actions"] = folder.open_one_hot(paths, split, config.action_classes)
-    channels = opened["video"].shape[-1]
-    if channels != config.channels:
-        raise UserError(f"channels: {config.channels} does not match {config.dataset}; "
-                        f"nearest: {channels}")
-    return opened, split
+        opened["actions"] = folder.open_one_hot(paths, there, config.action_classes)
+    found = opened["video"].shape[-1]
+    if found != config.channels:
+        raise UserError(f"channels: {config.channels} does not match {config.dataset}; nearest: {found}")
+    return opened, there
 
 
 def _action_size(opened):
@@ -337,8 +336,8 @@ def _say_too_short(key, seq_len, split, opened, kept):
 
 def _source(config):
     """What a message calls the data."""
-    named = config.dataset in BUILDERS and os.path.isdir(config.data_root)
-    return config.dataset if named else config.data_root
+    return config.dataset if config.dataset in BUILDERS and os.path.isdir(config.data_root) else (
+        config.data_root)
 
 
 def _skipping(skip):
@@ -375,6 +374,8 @@ def describe(config, clips):
            f"{clips.steps_per_epoch:.1f} steps an epoch")
     if "actions" in paths:
         yield f"  {clips.action_size} numbers to an action{', one-hot' * (config.actions == 'onehot')}"
+    known = [name for name in _open(config, "test")[0] if name not in ("video", "actions")]
+    yield f"  factors: {', '.join(known) or 'none'}"
     if config.dataset == "videos":
         lines = [*folder.describe(header), *files.describe(folder.listing_of(config))]
         yield from (f"  {line}" for line in lines)

@@ -102,7 +102,8 @@ def evaluate(config, model, data, flags, settings, out):
             background.wait()  # At most two batches are in memory.
             for row, video in enumerate(batch["video"]):
                 kept, labels = metrics.kept_samples(
-                    scored, {metric.name: scores[metric.name][row] for metric in scored})
+                    scored, {metric.name: scores[metric.name][row] for metric in scored},
+                    config.cell_mean_only)
                 samples = {name: frames[row, number] for name, number in kept.items()}
                 background.start(save_example, out, first + row, video, samples, config.open_loop_ctx,
                                  grids=not flags.no_save_grid)

@@ -174,17 +174,18 @@ def evaluated_config(config, flags):
     Raises UserError if the context or use_obs does not fit the model, or if the flags ask for several
     predictions without noise.
     """
-    mean_only = getattr(flags, "mean_only", False)
-    if mean_only and flags.num_samples > 1:
-        raise UserError(f"num_samples: {flags.num_samples} predictions without noise (--mean-only) are "
-                        f"all the same; nearest: 1")
+    mean_only = config.cell_mean_only or getattr(flags, "mean_only", False)
+    if mean_only and getattr(flags, "num_samples", 1) > 1:
+        raise UserError(f"num_samples: {flags.num_samples} predictions without noise "
+                        f"({'cell_mean_only' if config.cell_mean_only else '--mean-only'}) are all the "
+                        f"same; nearest: 1")
     context = getattr(flags, "open_loop_ctx", None) or config.open_loop_ctx
     seq_len = getattr(flags, "seq_len", None) or config.eval_seq_len
     use_obs = getattr(flags, "use_obs", None) or config.use_obs
     use_obs = {"true": True, "false": False}.get(use_obs, use_obs)
     check_open_loop(context, seq_len, config.strides[-1])
     return config.replace(open_loop_ctx=context, eval_seq_len=seq_len, use_obs=use_obs,
-                          cell_mean_only=config.cell_mean_only or mean_only,
+                          cell_mean_only=mean_only,
                           data_root=flags.data_root or config.data_root)
 
 

@@ -162,7 +162,8 @@ def walls(prediction, factors):
 def in_cells(revisited, function):
     """A metric's function, defined only in frames whose cell the context has shown (or: has not)."""
     def restricted(truth, prediction, factors):
-        cells, shown = factors.frames["cell"][:, :, None], factors.context["cell"][:, None]
+        cells, shown = (tf.reshape(known["cell"], [*known["cell"].shape[:2], -1]) for known in factors)
+        cells, shown = cells[:, :, None], shown[:, None]
         seen = tf.reduce_any(tf.reduce_all(tf.equal(cells, shown), -1), -1)[:, None]
         return tf.where(seen == revisited, function(truth, prediction, factors), np.float32(np.nan))
 
@@ -252,12 +253,16 @@ def chosen(networks=None, factors=()):
     return list(found.values())
 
 
-def kept_samples(scored, scores):
+MEANS = "prediction from means"  # what pictures call a prediction without noise
+
+
+def kept_samples(scored, scores, mean_only=False):
     """The samples of one video to keep: two random ones, and the best by each headline metric.
 
     The parts of a metric choose none, because the metric itself does.
 
     scores: [S, F] of each metric, by name.
+    mean_only: whether the prediction is without noise, so that its label is MEANS.
 
     Returns: numbers of samples by the names of their files, and labels for readers by those numbers.
     """
@@ -269,7 +274,8 @@ def kept_samples(scored, scores):
                 number = int(metric.best_sample(scores[metric.name]))
                 kept[f"best_{metric.name}_sample"] = number
                 best.setdefault(number, []).append(metric.label)
-    labels = {number: f"sample {number + 1}" for number in dict.fromkeys(kept.values())}
+    labels = {number: MEANS if mean_only else f"sample {number + 1}"
+              for number in dict.fromkeys(kept.values())}
     for number, names in best.items():
         labels[number] += f": best {', '.join(names)}"
     return kept, labels

@@ -110,6 +110,7 @@ def save_page(directory):
                   if any(name.startswith(metric.name) for metric in scored)}
     shown = [metric for metric in scored if metric.headline]
     page = {
+        "mean_only": settings["cell_mean_only"],
         "context": settings["open_loop_ctx"], "frames": settings["eval_seq_len"],
         "curves": [curves(metric, values) for metric in shown], "examples": [], "samples": None}
     render = functools.partial(page_of, directory, numbers, scored, page)
@@ -199,7 +200,8 @@ def embed(directory, number, shown, values, page, quality):
     folder = os.path.join(directory, f"sample{number}")
     seen, unseen = (read_video(f"{folder}_gt/{name}.npz") for name in ("gt_ctx", "gt_pred"))
     videos = [sprite("truth", np.concatenate([seen, unseen]), 0, quality)]
-    kept, labels = kept_samples(shown, {metric.name: values[metric.name][number] for metric in shown})
+    scores = {metric.name: values[metric.name][number] for metric in shown}
+    kept, labels = kept_samples(shown, scores, page["mean_only"])
     for index, label in itertools.islice(labels.items(), page["samples"]):
         name = next(name for name, other in kept.items() if other == index)
         videos.append(sprite(label, read_video(f"{folder}/{name}.npz"), page["context"], quality))

@@ -167,6 +167,35 @@ def test_actions_are_where_people_keep_them(tmp_path):
         np.testing.assert_array_equal(video.actions, actions)
 
 
+@pytest.mark.parametrize("videos_in_file", [3, 6])
+@pytest.mark.parametrize("shape, each", [
+    ("T", False), ("TA", False), ("NT", True), ("NTA", True), ("NT1", True)])
+def test_actions_of_several_videos_are_those_of_each_or_of_all(videos_in_file, shape, each, tmp_path):
+    sizes = {"N": videos_in_file, "T": 6, "A": 2, "1": 1}
+    shape = [sizes[letter] for letter in shape]
+    actions = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["video"], file["actions"] = np.zeros([videos_in_file, 6, 16, 16, 3], np.uint8), actions
+    _, found, _ = read(tmp_path / "a.h5", form=videos.Form())
+    if shape == [6, 6]:
+        assert all(video.refused == "its actions [6, 6] may be [N, T] or [T, A], since the file holds 6 "
+                   "videos of 6 frames; save them as [N, T, A]" for video in found)
+        return
+    for number, video in enumerate(found):
+        expected = actions[number] if each else actions
+        np.testing.assert_array_equal(video.actions, expected.reshape(6, -1), str(video.refused))
+
+
+def test_actions_of_other_numbers_of_videos_or_frames_are_refused(tmp_path):
+    for shape, said in [([4, 6, 2], "are float64 [4, 6, 2], not numbers [T, A]"),
+                        ([3, 5, 2], "it has 5 actions for 6 frames"),
+                        ([3, 5], "it has 5 actions for 6 frames")]:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["video"], file["actions"] = np.zeros([3, 6, 16, 16, 3], np.uint8), np.zeros(shape)
+        _, found, _ = read(tmp_path / "a.h5", form=videos.Form())
+        assert len(found) == 3 and all(said in video.refused for video in found)
+
+
 @pytest.mark.parametrize("actions, refused", [
     ([0, 2, 1, 0, 2, 2], None), ([[0], [2], [1], [0], [2], [2]], None),
     ([0, 1, 2, 3, 4, 0.5], "not one whole number each"), ([0, 1, 2, 3, 4, -1], "not one whole number"),

@@ -219,6 +219,8 @@ def test_changes_of_the_model_learn(clone):
     run_script(clone, *map(runs_as, commands(CHANGING)))
     for run in ("moving_digit_demo/lstm", "moving_digit_demo/centred", "squares/squares"):
         check_that_it_learned(clone / "logs" / run)
+    (summary,) = (clone / "logs" / "squares" / "squares").glob("eval_*/summary.json")
+    assert {"psnr_revisited", "ssim_new"} <= set(json.loads(summary.read_text())["metrics"])
 
 
 # -------------------------------------------------------------------------------- the other pages

@@ -440,6 +440,10 @@ def test_flags_change_the_config_of_the_run(run_dir):
     assert changed.cell_mean_only
     assert (changed.open_loop_ctx, changed.eval_seq_len, changed.use_obs, changed.data_root) == (
         6, 9, False, "elsewhere")
+    flags.num_samples = 2
+    for means, said in ((False, "--mean-only"), (True, "cell_mean_only")):
+        with pytest.raises(tools.UserError, match=rf"without noise \({said}\) are all the same"):
+            evaluated_config(config.replace(cell_mean_only=means), flags)
 
 
 def test_predictions_without_noise_are_one(make_predictor, data):

@@ -50,6 +50,8 @@ def test_the_samples_that_are_kept_are_two_and_the_best_by_each_metric():
     assert labels == {0: "sample 1", 1: "sample 2: best PSNR", 2: "sample 3: best SSIM"}
     kept, labels = metrics.kept_samples(scored[:1], {"psnr": np.ones([1, 5])})
     assert kept == {"random_sample_1": 0} and labels == {0: "sample 1"}
+    kept, labels = metrics.kept_samples(scored[:1], {"psnr": np.ones([1, 5])}, mean_only=True)
+    assert kept == {"random_sample_1": 0} and labels == {0: "prediction from means"}
 
 
 def test_published_psnr_of_colour_is_the_mean_over_channels_in_dB():

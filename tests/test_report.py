@@ -36,7 +36,8 @@ def evaluation(tmp_path_factory):
     metrics["psnr_last_frame"] = {**estimate, "mean": 9.75}
     settings = {
         "dataset": "clips </script>", "levels": 3, "tmp_abs_factor": [2, 2], "eval_seq_len": FRAMES,
-        "open_loop_ctx": CONTEXT, "num_examples": EXAMPLES, "num_samples": SAMPLES, "seed": 0}
+        "open_loop_ctx": CONTEXT, "num_examples": EXAMPLES, "num_samples": SAMPLES, "seed": 0,
+        "cell_mean_only": False}
     (folder / "summary.json").write_text(json.dumps({
         "settings": settings, "metrics": metrics, "frames_per_second": 9.0,
         "better_than_trivial": {name: [[5, 7]] for name in names}}))
@@ -57,6 +58,23 @@ def evaluation(tmp_path_factory):
 def data_of(folder):
     text = (folder / "report.html").read_text()
     return json.loads(re.search('<script type="application/json" id="page">(.*?)</script>', text)[1])
+
+
+def test_a_prediction_from_means_is_called_so(evaluation, tmp_path):
+    folder = shutil.copytree(evaluation, tmp_path / "means")
+    numbers = json.loads((folder / "summary.json").read_text())
+    numbers["settings"] |= {"cell_mean_only": True, "num_samples": 1}
+    numbers["metrics"] |= {name.removesuffix(f"_mean_of_{SAMPLES}"): estimate
+                           for name, estimate in numbers["metrics"].items()}
+    (folder / "summary.json").write_text(json.dumps(numbers))
+    with np.load(folder / "metrics.npz") as file:
+        values = {name: array[:, :1] if array.ndim == 3 else array for name, array in file.items()}
+    np.savez(folder / "metrics.npz", **values)
+    report.save_page(str(folder))
+    for example in data_of(folder)["examples"]:
+        assert [video["label"] for video in example["videos"]] == ["truth", "prediction from means"]
+    text = (folder / "report.html").read_text()
+    assert "one prediction of each from means, without noise." in text and "1 sample" not in text
 
 
 def test_the_page_holds_every_frame_of_truth_and_samples(evaluation):

@@ -16,6 +16,7 @@ from video_data.timing import KEYS
 TIME_FIRST = "mnist_test_seq.npy"  # The usual file of Moving MNIST: [20, 10000, 64, 64].
 COLOURS = (1, 3, 4)
 BLOCK = 2**20  # Pixels converted at a time: 13 MB of floats in colour.
+FACTORS = ("cell", "heading", "region", "position", "digit")  # names of factors (factors.py)
 ROUNDING = 1e-3  # How far above 1 floats may lie by rounding.
 
 
@@ -92,7 +93,8 @@ class _Packed:
             raw.flush()
             order = "F" if self._fortran else "C"
             if not self.shape:
-                return np.fromfile(raw, self.dtype, 1)
+                raw.seek(self._start)
+                return np.fromfile(raw, self.dtype, 1).reshape(())
             return np.memmap(raw, self.dtype, "r", self._start, self.shape, order)
 
     def __getitem__(self, index):
@@ -107,7 +109,7 @@ def choose(arrays, path, several, within=(), axes=None):
 
     With `within`, these are the arrays that match one of its patterns. Without, they are those named
     `video`; or else all that have three dimensions or more (or, with `axes`, as many as it has letters)
-    and are not actions. several: whether the file may hold more than one video.
+    and are neither actions nor factors. several: whether the file may hold more than one video.
     """
     last = {name: name.rpartition("/")[2] for name in arrays}
     if within:
@@ -117,7 +119,7 @@ def choose(arrays, path, several, within=(), axes=None):
         return chosen
     if len(arrays) == 1 and last[next(iter(arrays))] not in KEYS:
         return list(arrays)
-    large = [name for name, array in arrays.items() if last[name] not in KEYS
+    large = [name for name, array in arrays.items() if last[name] not in (*KEYS, *FACTORS)
              and (isinstance(array, Broken) or (
                  array.ndim == len(axes) if axes else array.ndim >= 3))]
     doubled = {name for name in large if name.replace("next_obs/", "obs/") != name
@@ -142,11 +144,14 @@ def _listed(arrays, most=10):
     return ", ".join([*arrays][:most]) + (f" and {len(arrays) - most} others" * (len(arrays) > most))
 
 
-def actions_within(arrays, name):
-    """The actions in the group of a video, or else in the nearest group above; None without any."""
+def nearest(arrays, name, keys=KEYS):
+    """The array of one of the keys in the group of a video, or else in the nearest group above.
+
+    None where there is none. By default the keys are those of actions.
+    """
     parts = name.split("/")[:-1]
     for depth in range(len(parts), -1, -1):
-        for key in KEYS:
+        for key in keys:
             found = arrays.get("/".join([*parts[:depth], key]))
             if found is not None and not isinstance(found, Broken):
                 return found[()]

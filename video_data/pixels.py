@@ -107,14 +107,27 @@ def _read_array(name, part, found, request, sink):
         raise Broken("is empty")
     order = arrays.layout(array.shape, request.path, request.axes)
     arrays.check_type(array.dtype)
-    actions = arrays.actions_within(found, name)
+    actions = arrays.nearest(found, name)
     if actions is None:
         actions = actions_beside(request.path)
     if "N" not in order:
         yield _written(part, arrays.blocks(array, order, None), actions, request, sink)
         return
-    count = array.shape[order.index("N")]
-    each = isinstance(actions, np.ndarray) and actions.shape[:1] == (count,)
+    count, length = (array.shape[order.index(letter)] for letter in "NT")
     for number in range(count):
         yield _written(f"{part}[{number}]", arrays.blocks(array, order, number),
-                       actions[number] if each else actions, request, sink)
+                       _of_video(actions, number, count, length), request, sink)
+
+
+def _of_video(actions, number, count, length):
+    """The actions of one of N videos of T frames, or a Broken.
+
+    [N, T, A] and [N, T] hold those of each video, [T, A] and [T] those of all.
+    """
+    if not isinstance(actions, np.ndarray):
+        return actions
+    if actions.shape == (count, length) and count == length:
+        return Broken(f"its actions {list(actions.shape)} may be [N, T] or [T, A], since the file holds "
+                      f"{count} videos of {length} frames; save them as [N, T, A]")
+    each = actions.ndim == 3 or actions.ndim == 2 and count != length
+    return actions[number] if each and len(actions) == count else actions

@@ -5,6 +5,7 @@ completed or removed.
 """
 
 import contextlib
+import difflib
 import functools
 import glob
 import hashlib
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from tools import UserError
 from video_data import doom_mazes, folder, store, videos
+from video_data.factors import PER_VIDEO
 
 
 class Recorded(typing.NamedTuple):
@@ -55,7 +57,7 @@ class Made(typing.NamedTuple):
 
 ONE_DIGIT = ("label", "position")
 MAZES = ("cell", "heading", "region", "wall")
-PER_VIDEO = ("label", "digit")  # factors that hold for a whole video
+IN_PIXELS = ("position",)  # factors that are in pixels of frames of the usual size
 
 BUILDERS = {
     "moving_digit": Recorded("moving_digit", "MovingDigit", "one", factors=ONE_DIGIT),
@@ -175,8 +177,8 @@ def _prepare_tfds(config, dataset, split):
     records, prepared = os.path.join(folder, within), os.path.join(home, within)
     size = _size_suffix(config)
     paths = {"video": f"{prepared}.frames{size}"}
-    if not size:  # Positions are in pixels of frames of the usual size.
-        paths |= {factor: f"{prepared}.{factor}" for factor in dataset.factors}
+    paths |= {factor: f"{prepared}.{factor}" for factor in dataset.factors
+              if not size or factor not in IN_PIXELS}
     if config.actions:
         paths["actions"] = f"{prepared}.actions"
 
@@ -194,7 +196,7 @@ def _prepare_tfds(config, dataset, split):
             elif name == "actions":
                 splits = _actions_of_records(config, builder, records, paths["video"])
             else:
-                splits = _factors_of_records(builder, name)
+                splits = _factors_of_records(config, builder, name, paths["video"])
             store.build(paths[name], _fingerprint(records), splits, split)
         _say(f"Prepared {paths['video']}" + (
             f", {split} alone." if store.lacks(paths["video"]) else
@@ -256,10 +258,23 @@ def _by_split(builder, read):
             for split, info in builder.info.splits.items()}
 
 
-def _factors_of_records(builder, name):
-    """One factor, as store.build takes it: (name, array [T, ...]) one by one. T is 1 for PER_VIDEO."""
+def _factors_of_records(config, builder, name, frames):
+    """One factor, as store.build takes it: (name, array [T, ...]) one by one. T is 1 for PER_VIDEO.
+
+    frames: the path of the store of frames, which gives the length of each video.
+    """
+    if name not in builder.info.features:
+        near = difflib.get_close_matches(name, builder.info.features, 1, 0)
+        raise UserError(f"dataset: {config.dataset} declares the factor {name}, but its records have no "
+                        f"such feature; nearest: {near[0]}")
+
     def values(split, start):
-        for example, value in _read_records(builder, split, name, start):
+        lengths = store.read(frames, split).lengths[start:]
+        for (example, value), length in zip(
+                _read_records(builder, split, name, start), lengths, strict=True):
+            if name not in PER_VIDEO and value.shape[:1] != (length,):
+                raise UserError(f"dataset: {config.dataset} {example}: {name} has the shape "
+                                f"{list(value.shape)} for {length} frames; it must have a row for each")
             yield example, value[None] if name in PER_VIDEO else value
 
     return _by_split(builder, values)

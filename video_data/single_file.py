@@ -7,14 +7,15 @@ import tempfile
 import numpy as np
 
 from tools import UserError
-from video_data import files, folder, store, videos
+from video_data import factors, files, folder, store, videos
 
 
 def open_as(config, split):
     """Opens the file config.data_root as the test split, in the config's form of frames.
 
-    Returns a dict: `video`, a store.Videos, and with config.actions `actions`, a store.Videos or a
-    folder.OneHot. Raises UserError where the file cannot be read, or split is `train`.
+    Returns a dict: `video`, a store.Videos, with config.actions `actions`, a store.Videos or a
+    folder.OneHot, and the factors in the file. Raises UserError where the file cannot be read, or split
+    is `train`.
     """
     path = config.data_root
     if not (files.is_video(path) and os.path.isfile(path)):
@@ -46,4 +47,5 @@ def open_as(config, split):
             folder.OneHot(actions, lengths, names, config.action_classes or max(
                 rows.shape[1] for rows in actions))
             if config.actions == "onehot" else store.Videos(np.concatenate(actions), lengths, names))
-    return opened
+    listed = {name: (files.File(path), video.part) for name, video in zip(names, found, strict=True)}
+    return opened | factors.of_videos(config, listed, opened["video"])

@@ -1,7 +1,8 @@
 """Times the input pipeline, and the preparation of video files: python3 bench.py data
 
-Clips come from a warm and from a cold page cache, and beside them from TFDS records. Each measurement
-is a process of its own, which runs this file, because only a process can tell its memory.
+Clips start at random frames. They come from a warm and from a cold page cache, in frames of two sizes,
+copied by two threads and by four, and beside them from TFDS records. Each measurement is a process of
+its own, which runs this file, because only a process can tell its memory.
 """
 
 import startup  # noqa: F401
@@ -37,26 +38,29 @@ def bench_data(flags):
         raise tools.UserError("bench.py data empties the page cache, by a call that Linux alone has")
     num_videos, batch_size, seconds = flags.videos, flags.batch_size, flags.seconds
     with tempfile.TemporaryDirectory(prefix="bench_data_") as root:
-        config = loader_config(root, batch_size)
         print(f"Preparing {num_videos} videos of {LENGTH} frames in {root}.", file=sys.stderr)
         write_records(root, num_videos)
-        data_loader.prepare(config)
+        for size in SIZES:
+            config = loader_config(root, batch_size, size)
+            data_loader.prepare(config)
         results = []
         print(f"Batches of {batch_size} clips of {config.seq_len} frames, {os.cpu_count()} cores")
-        print(f"{'':<28}{'frames/s':>10}{'batches/s':>11}{'memory':>11}{'mapped':>11}{'from disk':>11}")
+        print(f"{'':<32}{'frames/s':>10}{'MB/s':>8}{'ms/batch':>10}{'CPU ms/batch':>14}"
+              f"{'memory':>11}{'mapped':>11}{'from disk':>11}")
         for name in MEASUREMENTS:
             child = [sys.executable, __file__, name, root, str(batch_size), str(seconds)]
             result = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout)
             results.append({"name": name, **result})
             sizes = [f"{store.size_text(result[key]):>11}" for key in ("memory", "mapped", "disk")]
-            print(f"{name:<28}{result['frames_per_s']:>10,.0f}"
-                  f"{result['frames_per_s'] / batch_size / config.seq_len:>11.1f}{''.join(sizes)}")
+            print(f"{name:<32}{result['frames_per_s']:>10,.0f}{result['mb_per_s']:>8,.0f}"
+                  f"{result['ms_per_batch']:>10,.1f}{result['cpu_ms_per_batch']:>14,.1f}{''.join(sizes)}")
         return {"measurements": results, "preparation": preparation(
             root, min(num_videos, 20 * videos.CORES), rounds=min(seconds, 7))}
 
 
-def loader_config(root, batch_size):
-    return Config(dataset="minerl", data_root=root, channels=3, batch_size=batch_size)
+def loader_config(root, batch_size, size):
+    return Config(dataset="minerl", data_root=root, channels=3, batch_size=batch_size, image_size=size,
+                  clip_offset="random")
 
 
 def preparation(root, count, rounds, length=300):
@@ -154,7 +158,7 @@ def landscape(seed):
 
 
 def warm(config, seconds):
-    """Frames and seconds of clips, read from files that are in the page cache."""
+    """Clips that are read from files in the page cache."""
     clips = data_loader.Clips(config)
     for step in range(round(clips.steps_per_epoch)):
         clips.batch(step)
@@ -164,24 +168,24 @@ def warm(config, seconds):
 def cold(config, seconds):
     """Like warm, but from the disk: each epoch begins with an empty page cache."""
     rows = os.path.join(data_loader.prepare(config)["video"], "rows")
-    frames = spent = 0
-    while spent < seconds:
+    total = np.zeros(3)
+    while total[1] < seconds:
         with open(rows, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         clips = data_loader.Clips(config)  # It maps the file, which has left the cache.
         steps = round(clips.steps_per_epoch)
-        epoch = timed(data_loader.prefetch(clips.batch, 0, steps), config, np.inf)
-        frames, spent = frames + epoch[0], spent + epoch[1]
+        total += timed(data_loader.prefetch(clips.batch, 0, steps), config, np.inf)
         del clips
-    return frames, spent
+    return total
 
 
 def records(config, seconds):
-    """Frames and seconds of decoding the PNGs of TFDS records, cut into clips and batched by tf.data."""
+    """Clips that tf.data decodes from the PNGs of TFDS records, cuts and batches."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(os.path.join(config.data_root, "minerl_navigate", "1.0.0"))
-    dataset = builder.as_dataset("train", shuffle_files=True).repeat()
+    uncached = tfds.ReadConfig(try_autocache=False)  # TFDS would keep a small dataset's decoded videos.
+    dataset = builder.as_dataset("train", shuffle_files=True, read_config=uncached).repeat()
     dataset = dataset.map(lambda example: example["video"], tf.data.AUTOTUNE)
     dataset = dataset.flat_map(lambda video: tf.data.Dataset.from_tensor_slices(
         tf.reshape(video, [-1, config.seq_len, 64, 64, 3])))
@@ -189,28 +193,39 @@ def records(config, seconds):
     return timed(((None, {"video": batch}) for batch in dataset.as_numpy_iterator()), config, seconds)
 
 
-MEASUREMENTS = {"clips, warm page cache": warm, "clips, cold page cache": cold,
-                "TFDS records": records}
+SIZES = (64, 128)
+# For each measurement a function, the size of the frames, and how many threads copy clips. The function
+# reads batches as its docstring says, and returns what `timed` does.
+MEASUREMENTS = {
+    **{f"warm, {size} x {size}, {threads} threads": (warm, size, threads)
+       for size in SIZES for threads in (2, 4)},
+    **{f"cold, {size} x {size}": (cold, size, data_loader.THREADS) for size in SIZES},
+    "TFDS records, 64 x 64": (records, 64, data_loader.THREADS)}
 
 
 def timed(batches, config, seconds):
-    """Reads batches for some seconds, or to their end; returns (frames, seconds)."""
-    start, frames = time.perf_counter(), 0
+    """Reads batches for some seconds, or to their end. Returns frames, seconds and CPU seconds."""
+    start, used, frames = time.perf_counter(), time.process_time(), 0
     for _, batch in batches:
         frames += len(batch["video"]) * config.seq_len
         if time.perf_counter() - start >= seconds:
             break
-    return frames, time.perf_counter() - start
+    return frames, time.perf_counter() - start, time.process_time() - used
 
 
 def measure_loader(name, root, batch_size, seconds):
-    """Runs one measurement. Returns frames a second, and bytes: memory used, of it mapped, from disk."""
+    """Runs one measurement. Returns speeds, and bytes: memory used, of it mapped, from disk."""
+    function, size, data_loader.THREADS = MEASUREMENTS[name]
+    config = loader_config(root, int(batch_size), size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
-    frames, spent = MEASUREMENTS[name](loader_config(root, int(batch_size)), int(seconds))
+    frames, spent, used = function(config, int(seconds))
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
     most, mapped = (int(fields[field].split()[0]) * 1024 for field in ("VmHWM", "RssFile"))
-    return {"frames_per_s": frames / spent, "memory": most, "mapped": mapped,
+    batches = frames / config.batch_size / config.seq_len
+    return {"frames_per_s": frames / spent, "mb_per_s": frames * size**2 * 3 / spent / 1e6,
+            "ms_per_batch": 1000 * spent / batches, "cpu_ms_per_batch": 1000 * used / batches,
+            "memory": most, "mapped": mapped,
             "disk": 512 * (resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)}
 
 

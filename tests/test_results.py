@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 
+import pytest
 from conftest import ROOT
 
 from cwvae import CWVAE
@@ -20,6 +21,19 @@ def test_the_models_that_are_compared_differ_in_levels_factors_and_lr_alone():
     assert configs[0] == configs[1] == configs[2]
 
 
+def test_the_models_of_mazes_differ_in_levels_factors_and_sizes_alone():
+    one, two, three = (load_config(ROOT / "configs" / "results" / f"mazes_levels_{levels}.yml",
+                                   {"fast": False}) for levels in (1, 2, 3))
+    assert two.replace(levels=3, tmp_abs_factor=[4, 2]) == three
+    assert one.replace(levels=3, tmp_abs_factor=[4, 2], cell_deter_size=three.cell_deter_size,
+                       cell_stoch_size=three.cell_stoch_size) == three
+    assert one.cell_stoch_size == 3 * three.cell_stoch_size
+    sizes = [CWVAE(config).count_params() for config in (one, three)]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.02
+    small = load_config(ROOT / "configs" / "mazes_small.yml", {"fast": False})
+    assert small == three
+
+
 def test_the_large_level_has_as_many_units_and_parameters_as_three_levels():
     one, three = (load_config(ROOT / "configs" / "results" / f"levels_{name}.yml", {"fast": False})
                   for name in ("1_matched", 3))
@@ -33,17 +47,22 @@ def test_the_large_level_has_as_many_units_and_parameters_as_three_levels():
                       "cell_embed_size"}
 
 
-def test_make_results_runs_the_seeds_and_levels_that_are_asked_for():
+@pytest.mark.parametrize("kind, configs, runs, length", [
+    ("digits", "levels", "here/moving_digit", "--seq-len 1000"),
+    ("mazes", "mazes_levels", "here/doom_mazes", "--seq-len 500 --mean-only")])
+def test_make_results_runs_the_seeds_and_levels_that_are_asked_for(kind, configs, runs, length):
     said = subprocess.run(
-        ["make", "-n", "--no-print-directory", "results", "SEEDS=2", "LEVELS=1 3", "LOGS=here"],
+        ["make", "-n", "--no-print-directory", "results", f"SET={kind}", "SEEDS=2", "LEVELS=1 3",
+         "LOGS=here"],
         cwd=ROOT, text=True, capture_output=True, check=True).stdout
     shell = said[said.index("for seed"):].replace(".venv/bin/python", "echo")
     lines = subprocess.run(["bash", "-c", shell], text=True, capture_output=True,
                            check=True).stdout.splitlines()
-    trained = [re.findall(r"levels_\d.yml|--seed \d|--name \S+", line)
+    trained = [re.findall(r"\w+_\d.yml|--seed \d|--name \S+", line)
                for line in lines if line.startswith("train.py")]
-    assert trained == [[f"levels_{levels}.yml", f"--seed {seed}", f"--name levels_{levels}_seed_{seed}"]
-                       for seed in range(2) for levels in (1, 3)]
+    assert trained == [
+        [f"{configs}_{levels}.yml", f"--seed {seed}", f"--name levels_{levels}_seed_{seed}"]
+        for seed in range(2) for levels in (1, 3)]
     evaluated = [line for line in lines if line.startswith("eval.py")]
-    assert len(evaluated) == 4 and all("--seq-len 1000" in line for line in evaluated)
-    assert lines[-1].startswith("plot.py here/moving_digit/levels_")
+    assert len(evaluated) == 4 and all(length in line for line in evaluated)
+    assert lines[-1].startswith(f"plot.py {runs}/levels_")

@@ -280,7 +280,7 @@ def information(config, model, data, flags, settings, out):
         _, nats = nats_of_videos(model, rollout)
         return [nats[name] for name in LOGGED], list(map(last_state, rollout.levels))
 
-    observe = tf.function(observe, jit_compile=startup.use_xla(config))
+    observe = startup.graph(observe, config)
     values = {name: [] for name in QUANTITIES}
     for first, size in with_progress(flags.num_examples, flags.batch_size):
         seeds = [fold_in([flags.seed, 0], first + i) for i in range(size)]

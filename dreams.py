@@ -1,11 +1,8 @@
 """One open-loop video of any length, as mp4: analyze.py dream."""
 
-import errno
 import os
-import shutil
 
-import imageio.v2 as imageio
-import imageio_ffmpeg
+import av
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -20,7 +17,7 @@ from pixels import to_uint8
 from predictor import not_finite
 
 CHUNK = 200  # frames imagined at a time, about: bounds the memory
-FPS = 25
+FPS, SCALE = 25, 4
 
 
 def open_data(config, flags):
@@ -46,35 +43,19 @@ def analyze(config, model, data, flags, settings, out):
 
     Memory does not grow with the length. A shorter dream is the beginning of a longer one.
     """
-    batch = data.batch(flags.example, 1)
-    path, written = os.path.join(out, "dream.mp4"), 0
-    try:
-        with imageio.get_writer(
-                path, fps=FPS, codec="libx264", macro_block_size=1, ffmpeg_log_level="error",
-                output_params=["-preset", "veryfast", "-vf",
-                               "scale=4*iw:4*ih:flags=neighbor"]) as writer:
-            for frame in dream_frames(config, model, batch, flags):
-                writer.append_data(frame)
-                written += 1
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        written = None  # imageio raises such an error if ffmpeg has ended.
-    # imageio does not notice if ffmpeg could not write the end of the film.
-    if written is None or frames_of_film(path) != written:
-        full = shutil.disk_usage(out).free < 2**20
-        raise OSError(errno.ENOSPC if full else errno.EIO, "ffmpeg could not write", path)
+    frames = dream_frames(config, model, data.batch(flags.example, 1), flags)
+    with open(os.path.join(out, "dream.mp4"), "wb") as file, av.open(file, "w", format="mp4") as film:
+        stream = None
+        for frame in frames:
+            frame = frame.repeat(SCALE, 0).repeat(SCALE, 1)
+            if stream is None:
+                stream = film.add_stream("libx264", FPS, pix_fmt="yuv420p", height=frame.shape[0],
+                                         width=frame.shape[1], options={"preset": "veryfast"})
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        film.mux(stream.encode(None))
     tools.save_json(os.path.join(out, "summary.json"), {
         "settings": settings | {"example": flags.example, "frames": flags.frames}, "fps": FPS})
     return "dream.mp4"
-
-
-def frames_of_film(path):
-    """How many frames a video file has; None if it is damaged."""
-    try:
-        return imageio_ffmpeg.count_frames_and_secs(path)[0]
-    except RuntimeError:
-        return None
 
 
 def dream_frames(config, model, batch, flags):
@@ -83,13 +64,13 @@ def dream_frames(config, model, batch, flags):
     video, actions = batch["video"][:, :context], batch.get("actions")
     seed = fold_in([flags.seed, 0], flags.example)
 
-    @tf.function(jit_compile=startup.use_xla(config))
     def imagine(states, noise, actions):
         latents, states = model.imagine(states, chunk, noise, actions)
         frames = model.decoder(latents)[0]
         finite = tf.reduce_all(tf.math.is_finite(frames))
         return states, to_uint8(frames), finite
 
+    imagine = startup.graph(imagine, config)
     yield from pictures.bordered(video[0], context, scale=1, border=2)
     states = model.observe_context(
         video, model.noise(fold_in(seed, 0), 1, context),

@@ -30,15 +30,14 @@ class Predictor:
         self._mean_frame = mean_frame
         self.config, self.model, self.num_samples, self.seed = config, model, num_samples, seed
         self._scored = metrics.chosen() if scored is None else scored
-        compiled = dict(jit_compile=startup.use_xla(config))
         # On a CPU, XLA slows down only convolutions, and makes the rest three times as fast.
-        without_convolutions = dict(jit_compile=bool(config.jit))
+        without_convolutions = dict(jit_compile=bool(config.jit), autograph=False)
         self._compare = tf.function(self._frames_and_scores, **without_convolutions)
-        self._observe = functools.cache(lambda use_obs: tf.function(
-            lambda *inputs: model.observe_context(*inputs, use_obs=use_obs), **compiled))
+        self._observe = functools.cache(lambda use_obs: startup.graph(
+            lambda *inputs: model.observe_context(*inputs, use_obs=use_obs), config))
         self._imagine = tf.function(model.imagine, **without_convolutions)
-        self._decode_and_compare = tf.function(
-            lambda states, *truth: self._compare(model.decoder(states), *truth), **compiled)
+        self._decode_and_compare = startup.graph(
+            lambda states, *truth: self._compare(model.decoder(states), *truth), config)
         self.in_context = slice(0, config.open_loop_ctx)
         self.after_context = slice(config.open_loop_ctx, config.eval_seq_len)
 

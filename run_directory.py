@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import errno
+import functools
 import glob
 import json
 import os
 import shutil
-import socket
-import sys
 
 import original
 import provenance
@@ -33,7 +31,8 @@ def claim_run_dir(config, fingerprint):
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(run_dir, exist_ok=True)
-            stack.enter_context(_locked(run_dir))
+            stack.enter_context(tools.hold(
+                os.path.join(run_dir, "lock"), "", functools.partial(_refuse, run_dir)))
             goes_on = bool(runs.resumable(run_dir))
             if goes_on:
                 _check_config(config)
@@ -50,30 +49,9 @@ def claim_run_dir(config, fingerprint):
         yield
 
 
-@contextlib.contextmanager
-def _locked(run_dir):
-    """Holds the lock of a run directory in the context. Raises UserError if another process has it."""
-    holder = os.path.join(run_dir, "lock.holder")
-    try:
-        held = tools.lock(os.path.join(run_dir, "lock"))
-    except BlockingIOError:
-        try:
-            with open(holder) as file:
-                other = file.read().strip()
-        except OSError:  # The other process has not written its name yet.
-            other = "another process"
-        raise UserError(f"{run_dir} is being trained by {other}; end that first, or choose another "
-                        f"name or log_root") from None
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *tools.DISK_FULL):
-            raise
-        print(f"Warning: {run_dir} cannot be locked ({error.strerror}). Make sure that only one process "
-              f"trains in it.", file=sys.stderr)
-        held = contextlib.nullcontext()
-    with held:
-        with open(holder, "w") as file:
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        yield
+def _refuse(run_dir, holder):
+    raise UserError(f"{run_dir} is being trained by {holder or 'another process'}; end that first, or "
+                    f"choose another name or log_root")
 
 
 def _check_config(config):

@@ -116,3 +116,12 @@ if not gpus and glob.glob(NVIDIA) and os.environ.get("CUDA_VISIBLE_DEVICES") not
 def use_xla(config):
     """Whether XLA compiles: `jit: auto` only on a GPU, since XLA's convolutions are slow on a CPU."""
     return bool(gpus) if config.jit == "auto" else config.jit
+
+
+def graph(function, config):
+    """A tf.function, which XLA compiles if use_xla says so.
+
+    AutoGraph would rewrite the Python code of all that a function calls. That takes seconds, and is not
+    needed, because no `if` or `for` of ours depends on the value of a tensor.
+    """
+    return tf.function(function, jit_compile=use_xla(config), autograph=False)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 
 import filelock
@@ -15,6 +16,9 @@ import filelock
 __version__ = "1.0"  # of this project
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors that mean: this folder cannot be made or written to.
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+                errno.ENOENT)
 # These errors come from the machine and not from the code, so one line helps more than a traceback.
 OF_THE_MACHINE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
                   errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE)
@@ -276,3 +280,40 @@ def lock(path):
         return filelock.FileLock(path, fallback_to_soft=False).acquire(timeout=0)
     except filelock.Timeout:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path)) from None
+
+
+@contextlib.contextmanager
+def hold(path, doing, taken):
+    """Holds the lock of a file in the context, and names this process in a file beside it.
+
+    The system frees the lock of a process that dies. A file system without locks gives one warning.
+
+    doing: what stands before the number of this process in that file.
+    taken: called if another process holds the lock, with the text of that file, "" if it has none yet.
+        This raises an exception, or the lock is waited for.
+    """
+    held, beside = filelock.FileLock(path, fallback_to_soft=False), f"{path}.holder"
+    try:
+        try:
+            held.acquire(timeout=0)
+        except filelock.Timeout:
+            holder = ""
+            with contextlib.suppress(OSError), open(beside) as file:
+                holder = file.read().strip()
+            taken(holder)
+            held.acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) in CANNOT_WRITE or machine_errno(error) in DISK_FULL:
+            raise
+        print(f"Warning: {path} cannot be locked ({error}): make sure that only one process uses it.",
+              file=sys.stderr)
+        yield
+        return
+    try:
+        with open(beside, "w") as file:
+            file.write(f"{doing}process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(beside)
+        held.release()

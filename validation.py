@@ -62,8 +62,8 @@ class Validation:
         self.config, self.model, self.data = config, model, data
         self.rows = rows
         self.chunk = max(1, config.seq_len // config.strides[-1]) * config.strides[-1]
-        self._observe = tf.function(self._sum_nats, jit_compile=startup.use_xla(config))
-        self._open_loop = tf.function(model.open_loop, jit_compile=startup.use_xla(config))
+        self._observe = startup.graph(self._sum_nats, config)
+        self._open_loop = startup.graph(model.open_loop, config)
 
     def scalars(self, step):
         """The scalars of CWVAE.loss, averaged over num_val_batches batches of evaluation sequences.

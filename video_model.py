@@ -29,10 +29,9 @@ class VideoModel:
 
     def __init__(self, config, model):
         self.config, self.model = config, model
-        compiled = dict(jit_compile=startup.use_xla(config))
-        self._rollout = tf.function(model.rollout, **compiled)
-        self._decode = tf.function(model.decoder, **compiled)
-        self._surprise = tf.function(self._nats_of_frames, **compiled)
+        self._rollout = startup.graph(model.rollout, config)
+        self._decode = startup.graph(model.decoder, config)
+        self._surprise = startup.graph(self._nats_of_frames, config)
         self._compiled_predictor = functools.lru_cache(maxsize=8)(self._make_predictor)
 
     def predict(self, video, frames, samples=1, seed=0, actions=None):
@@ -44,7 +43,7 @@ class VideoModel:
           until the length is such a multiple.
         actions: of the video and of the frames to come, [T + frames, A]. The last row is not used.
 
-        imageio.mimwrite("future.mp4", future[0], fps=20) writes the first sample as mp4.
+        pictures.save_gif("future.gif", future[0], fps=20) writes the first sample as a GIF.
         """
         video = self._read(video)
         videos, single = self._videos(video)

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import pathlib
 import subprocess
@@ -14,13 +16,18 @@ import startup  # noqa: E402, F401
 
 # isort: split
 import tools  # noqa: E402
+import train  # noqa: E402
+from config import load_config  # noqa: E402
+from video_data import preparation, videos  # noqa: E402
+from video_data.moving_digits import MovingDigits  # noqa: E402
 
-# A run of a few seconds: a very small model, on the smallest of the built-in datasets.
+# A run of a few seconds: a very small model, on the smallest of the built-in datasets. XLA would take
+# longer than all that it speeds up; the tests of what it compiles ask for it.
 TINY = dict(
     dataset="moving_digits_demo", levels=2, tmp_abs_factor=2, channels_mult=1 / 32, cell_stoch_size=3,
     cell_deter_size=5, cell_embed_size=4, enc_dense_embed_size=6, seq_len=8, eval_seq_len=10,
     open_loop_ctx=4, batch_size=2, max_steps=24, save_scalars_every=2, save_gifs_every=12,
-    save_model_every=5, save_named_model_every=20)
+    save_model_every=5, save_named_model_every=20, jit=False)
 
 
 def script(name, *flags, **popen):
@@ -35,6 +42,14 @@ def finish(process, code=0, timeout=600):
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == code, output
     return output
+
+
+def call(main, *flags):
+    """Runs a script's main in this process, which saves imports. Returns what it printed."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr("sys.argv", [f"{main.__module__}.py", *map(str, flags)])
+        main()
+    return said.getvalue()
 
 
 def scalars(run_dir):
@@ -54,32 +69,32 @@ def wait_for_step(process, log_root, step):
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory):
-    """A folder with the tiny config and, in time, its data."""
+    """A folder with the tiny config and its data, which are few."""
     folder = tmp_path_factory.mktemp("work")
     config = {**TINY, "data_root": str(folder / "data"), "log_root": str(folder / "logs")}
     (folder / "tiny.yml").write_text(yaml.safe_dump(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MovingDigits.SIZES, "demo", ((40, 100), (8, 300)))
+        preparation.prepare(load_config(folder / "tiny.yml"))
     return folder
 
 
 @pytest.fixture(scope="session")
 def run_dir(workplace):
     """A run of the tiny config that nothing interrupted."""
-    output = finish(script("train.py", "--config", workplace / "tiny.yml"))
+    output = call(train.main, "--config", workplace / "tiny.yml")
     assert "Trained for 24 steps" in output
     (found,) = (workplace / "logs" / "moving_digits_demo").iterdir()
     return found
 
 
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """A function that runs a script's main in this process, which saves imports. Returns its output."""
-    def run(main, *flags):
-        monkeypatch.setattr("sys.argv", [f"{main.__module__}.py", *map(str, flags)])
-        capsys.readouterr()
-        main()
-        return capsys.readouterr().out
-
-    return run
+@pytest.fixture(scope="module")
+def kept_readers():
+    """The processes that read files stay for all tests of a module, which saves their starts."""
+    with pytest.MonkeyPatch.context() as patch, videos.Readers() as readers:
+        patch.setattr(videos.Readers, "__enter__", lambda _: readers)
+        patch.setattr(videos.Readers, "__exit__", lambda *_: None)
+        yield
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import finish, script
+from conftest import call
 
 import analyze
 import cells
@@ -35,15 +35,13 @@ def loaded(run_dir):
 
 
 @pytest.fixture
-def run_analyze(run_dir, tmp_path, monkeypatch):
+def run_analyze(run_dir, tmp_path):
     """Returns a function that runs analyze.py with a command and flags, and returns where it wrote."""
 
-    def run(command, *flags, out="out"):
-        monkeypatch.setattr("sys.argv", [
-            "analyze.py", command, "--model-dir", str(run_dir), "--out", str(tmp_path / out),
-            *map(str, flags)])
-        analyze.main()
-        return tmp_path / out
+    def run(command, *flags):
+        out = tmp_path / "out"
+        assert str(out) in call(analyze.main, command, "--model-dir", run_dir, "--out", out, *flags)
+        return out
 
     return run
 
@@ -70,10 +68,8 @@ def dream(config, model, length, **flags):
     return np.stack(list(dreams.dream_frames(config, model, batch, types.SimpleNamespace(**flags))))
 
 
-def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(run_dir, tmp_path):
-    out = tmp_path / "out"
-    flags = ["--frames", 203, "--example", 2, "--out", out]  # a chunk and a bit
-    assert str(out) in finish(script("analyze.py", "dream", "--model-dir", run_dir, *flags))
+def test_a_dream_is_an_mp4_of_its_context_and_all_its_frames(run_analyze):
+    out = run_analyze("dream", "--frames", 203, "--example", 2)  # a chunk and a bit
     video = iio.imread(out / "dream.mp4")
     assert video.shape == (4 + 203, 4 * 64 + 16, 4 * 64 + 16, 3)
     for frames, color in [(video[:4], (0, 114, 178)), (video[4:], (213, 94, 0))]:  # as far as h264 goes

@@ -95,12 +95,12 @@ def build(name, level=1, dtype="float32"):
     return cell
 
 
-def inputs(cell, ticks=6, batch=2):
+def inputs(cell, ticks=4, batch=2):
     """State, context, noise, reset and embedding of a sequence."""
     stoch, deter = cell.sizes(cell.config, cell.level)
     state = State(random(10, batch, stoch), random(11, batch, deter))
     return (state, random(12, batch, ticks, 4), cell.noise([0, 1], batch, ticks),
-            tf.constant([0.0, 0, 1, 0, 1, 0][:ticks]), random(13, batch, ticks, 6))
+            tf.constant([0.0, 0, 1, 0][:ticks]), random(13, batch, ticks, 6))
 
 
 @pytest.fixture(params=KINDS)
@@ -109,7 +109,7 @@ def cell(request):
 
 
 @pytest.mark.parametrize("observes", [True, False])
-@pytest.mark.parametrize("ticks", [1, 6])
+@pytest.mark.parametrize("ticks", [1, 4])
 def test_shapes(cell, ticks, observes):
     state, context, noise, reset, embedding = inputs(cell, ticks)
     level = cell.scan(state, context, noise, reset, embedding if observes else None)
@@ -124,7 +124,7 @@ def test_shapes(cell, ticks, observes):
 def test_a_scan_is_its_ticks_one_by_one(cell):
     state, context, noise, reset, embedding = inputs(cell)
     scanned = cell.scan(state, context, noise, reset, embedding)
-    for t in range(6):
+    for t in range(4):
         level = cell.tick(State(state.stoch * (1 - reset[t]), state.deter), context[:, t], noise[:, t],
                           embedding[:, t])
         for all_ticks, one in zip(tf.nest.flatten(scanned), tf.nest.flatten(level), strict=True):
@@ -138,7 +138,7 @@ def test_a_sequence_in_two_pieces_equals_the_sequence(cell, observes):
     embedding = embedding if observes else None
     whole = cell.scan(state, context, noise, reset, embedding)
     pieces = []
-    for piece in (slice(0, 4), slice(4, 6)):
+    for piece in (slice(0, 3), slice(3, 4)):
         level = cell.scan(state, context[:, piece], noise[:, piece], reset[piece],
                           embedding[:, piece] if observes else None)
         pieces.append(level)
@@ -157,7 +157,7 @@ def test_noise_decides_the_samples_and_none_gives_the_mode(cell):
     state, context, noise, reset, embedding = inputs(cell)
     one, again, other, mode, mode_again = (
         cell.scan(state, context, n, reset, embedding).stoch
-        for n in (noise, noise, cell.noise([5, 6], 2, 6), tf.zeros_like(noise), tf.zeros_like(noise)))
+        for n in (noise, noise, cell.noise([5, 6], 2, 4), tf.zeros_like(noise), tf.zeros_like(noise)))
     np.testing.assert_array_equal(one, again)
     np.testing.assert_array_equal(mode, mode_again)
     assert not np.allclose(one, other) and not np.allclose(one, mode)
@@ -179,7 +179,7 @@ def test_without_an_embedding_the_posterior_is_the_prior(cell):
 
 def test_gradients_reach_every_variable_and_stop_where_they_should(cell):
     state, context, noise, reset, embedding = inputs(cell)
-    weights = random(3, 2, 6, state.stoch.shape[1])
+    weights = random(3, 2, 4, state.stoch.shape[1])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([state, context, embedding])
         level = cell.scan(state, context, noise, reset, embedding)
@@ -206,7 +206,7 @@ def test_a_forgotten_state_does_not_count(cell):
     state, context, noise, _, embedding = inputs(cell)
     other = State(state.stoch + 1, state.deter)
     kept, forgotten = (
-        [state_vector(cell.scan(s, context, noise, tf.constant([first, *[0.0] * 5]), embedding))
+        [state_vector(cell.scan(s, context, noise, tf.constant([first, *[0.0] * 3]), embedding))
          for s in (state, other)] for first in (0.0, 1.0))
     assert np.allclose(*kept) == (cell.deter_size == 0)
     np.testing.assert_array_equal(*forgotten)
@@ -231,7 +231,7 @@ def test_the_residual_cells_state_stays_below_one_whatever_its_weights():
     for variable in cell.trainable_variables:
         variable.assign(20 * variable)
     state, context, _, _, _ = inputs(cell)
-    context, noise = tf.repeat(context, 50, 1), cell.noise([0, 1], 2, 300)
+    context, noise = tf.repeat(context, 75, 1), cell.noise([0, 1], 2, 300)
     scan = tf.function(cell.scan, autograph=False)
     deter = scan(State(state.stoch, 0 * state.deter), context, noise, tf.zeros([300])).deter
     assert np.abs(deter).max() <= 1 and np.abs(deter[:, -1]).max() > 0.1
@@ -256,10 +256,8 @@ def test_a_slow_memory_survives_bfloat16():
         gru.kernel.assign([[0.0, 0.0, 1.0]])
         gru.recurrent_kernel.assign(tf.zeros([1, 3]))
         gru.bias.assign([[6.0, 0, 0], [0, 0, 0]])
-        h = tf.zeros([1, 1])
-        for _ in range(300):
-            h = gru(tf.ones([1, 1]), h)
-        found.append(float(h[0, 0]))
+        states = tf.scan(lambda h, x, gru=gru: gru(x, h), tf.ones([300, 1, 1]), tf.zeros([1, 1]))
+        found.append(float(states[-1, 0, 0]))
     np.testing.assert_allclose(found[1], found[0], rtol=0.01)
 
 

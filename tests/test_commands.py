@@ -289,8 +289,9 @@ def test_the_states_of_a_cell_stay_bounded(page, name, monkeypatch):
     run_snippet(cells, f"class {name}", page)
     cell = cells.CELLS[name](tiny(cell_deter_size=6), 0, context_size=8, obs_size=32)
     state = cells.State(tf.random.stateless_normal([2, 3], [0, 0]), tf.fill([2, 6], 0.5))
-    ticks = cell.scan(state, 10 * tf.random.stateless_normal([2, 300, 8], [0, 2]),
-                      tf.random.stateless_normal([2, 300, 3], [0, 3]), tf.zeros([300]))
+    scan = tf.function(cell.scan, autograph=False)
+    ticks = scan(state, 10 * tf.random.stateless_normal([2, 300, 8], [0, 2]),
+                 tf.random.stateless_normal([2, 300, 3], [0, 3]), tf.zeros([300]))
     assert np.abs(ticks.deter).max() <= 1
 
 

@@ -40,6 +40,7 @@ def compiles(start, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_next_process_uses_what_was_compiled(compiles, tmp_path):
     first, _, kept = compiles()
     second, errors, again = compiles()

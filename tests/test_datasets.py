@@ -20,6 +20,8 @@ BUILDERS = {"minerl": minerl_navigate.MinerlNavigate, "mazes": gqn_mazes.GqnMaze
             "mmnist": moving_mnist_2digit.MovingMnist2digit}
 NAMES = {"minerl": "minerl_navigate", "mazes": "gqn_mazes", "mmnist": "moving_mnist_2digit"}
 
+pytestmark = pytest.mark.usefixtures("kept_readers")
+
 
 # ------------------------------------------------------------------------------ moving digits
 

@@ -277,6 +277,7 @@ def starts_making(folder):
     return process
 
 
+@pytest.mark.slow
 @needs_engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_whatever_ends_the_preparation_ends_the_engines_and_nothing_is_left(number, tmp_path):

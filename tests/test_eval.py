@@ -1,8 +1,6 @@
 """Evaluation end to end: what it leaves behind, that its numbers are those of its pictures."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import shutil
@@ -13,7 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import finish, script
+from conftest import call
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import comparison
@@ -36,8 +34,8 @@ from video_data import digits, moving_digit
 @pytest.fixture(scope="module")
 def eval_dir(run_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("eval") / "out"
-    output = finish(script("eval.py", "--model-dir", run_dir, "--num-examples", 3, "--num-samples", 4,
-                           "--batch-size", 4, "--seq-len", 11, "--out", out))
+    output = call(evaluation.main, "--model-dir", run_dir, "--num-examples", 3, "--num-samples", 4,
+                  "--batch-size", 4, "--seq-len", 11, "--out", out)
     assert str(out) in output.splitlines()[-1]
     return out
 
@@ -135,10 +133,11 @@ def test_samples_share_their_context_and_differ_after_it(predictor, make_predict
         rtol=1e-4, atol=1e-5)
 
 
-def test_the_scores_are_those_of_the_plain_model_frame_by_frame(predictor, data):
-    batch = data.batch(1, 1)
+def test_the_scores_are_those_of_the_plain_model_frame_by_frame(make_predictor, data):
+    """Those of a compiled prediction."""
+    predictor, batch = make_predictor(jit="auto"), data.batch(1, 1)
     _, scores = predictor.predict(batch, 1)
-    model = cwvae.CWVAE(predictor.config.replace(fast=False))
+    model = cwvae.CWVAE(predictor.config.replace(fast=False, jit=False))
     model.set_weights(predictor.model.get_weights())
     plain = Predictor(model.config, model, predictor.num_samples, predictor.seed)
     decoded = model.decoder(plain.imagine(plain.observe(batch, 1).states, batch, 1))[0]
@@ -235,26 +234,25 @@ def every_metric(run_dir, tmp_path_factory):
     Returns its directory, and what was printed, plot.py's table included.
     """
     folder = tmp_path_factory.mktemp("every_metric")
+    out = folder / "out"
     model = MeanColour()
     tf.saved_model.save(model, str(folder / "i3d"), signatures=model.__call__)
     shutil.copytree(run_dir / "model", folder / "run" / "model")
     config = load_config(run_dir / "config.yml")
-    config = config.replace(dataset="moving_digit_demo", data_root=str(folder))
+    # All that XLA compiles of an evaluation by default is compiled here.
+    config = config.replace(dataset="moving_digit_demo", data_root=str(folder), jit="auto")
     config.save(folder / "run" / "config.yml")
-    out, printed = folder / "out", io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(moving_digit.MovingDigit.SIZES, "one_demo", (1, (1, 12), (1, 12), (3, 12)))
         patch.setitem(metrics.METRICS, "lpips", dataclasses.replace(
             metrics.METRICS["lpips"], function=lambda network: stub_lpips))
         patch.setitem(metrics.METRICS, "mae", TOY)
-        patch.setattr("sys.argv", [
-            "eval.py", "--model-dir", str(folder / "run"), "--num-samples", "3", "--lpips",
-            "--fvd-model", str(folder / "i3d"), "--no-save-grid", "--out", str(out)])
         with pytest.warns(UserWarning, match="FVD of 3 videos is biased"):
-            evaluation.main()
-        patch.setattr("sys.argv", ["plot.py", str(out), "--out", str(folder / "plot.png")])
-        plot.main()
-    return out, printed.getvalue()
+            printed = call(
+                evaluation.main, "--model-dir", folder / "run", "--num-samples", 3, "--lpips",
+                "--fvd-model", folder / "i3d", "--no-save-grid", "--out", out)
+        printed += call(plot.main, out, "--out", folder / "plot.png")
+    return out, printed
 
 
 @pytest.fixture(scope="module")
@@ -375,12 +373,10 @@ def test_a_model_dir_is_a_run_or_one_of_its_checkpoints(run_dir, where):
     assert os.path.basename(prefix) == ("ckpt-20" if where == "model_20" else "ckpt-24")
 
 
-def test_one_sample_one_example_no_grids_other_levels(run_dir, tmp_path, monkeypatch):
+def test_one_sample_one_example_no_grids_other_levels(run_dir, tmp_path):
     out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", [
-        "eval.py", "--model-dir", str(run_dir / "model"), "--num-examples", "1", "--use-obs", "TF",
-        "--no-save-grid", "--out", str(out)])
-    evaluation.main()
+    call(evaluation.main, "--model-dir", run_dir / "model", "--num-examples", 1, "--use-obs", "TF",
+         "--no-save-grid", "--out", out)
     assert sorted(path.name for path in (out / "sample0").iterdir()) == [
         "prediction.gif", "random_sample_1.npz"]
     summary = json.loads((out / "summary.json").read_text())

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ import tensorflow as tf
 from conftest import ROOT, finish, scalars, script, wait_for_step
 
 import analyze
+import data_loader
 import eval as evaluation
 import plot
 import runs
 import tools
 import train
+from config import Config
 
 
 @contextlib.contextmanager
@@ -98,7 +101,7 @@ def test_a_full_disk_leaves_no_half_dream(run_dir, tmp_path, failure):
     with full_disk(20_000):
         line = failure(analyze.main, "dream", "--model-dir", run_dir, "--frames", 2000, "--out",
                        tmp_path / "out")
-    assert line.startswith(f"analyze.py: error: {tmp_path / 'out'}") and not os.listdir(tmp_path)
+    assert f"the disk is full: cannot write {tmp_path / 'out'}" in line and not os.listdir(tmp_path)
 
 
 def test_a_full_disk_leaves_no_half_figure(run_dir, tmp_path, failure):
@@ -118,6 +121,13 @@ def test_a_full_disk_stops_a_preparation_which_goes_on_after_it(
     assert f"the disk is full: cannot write {tmp_path / 'data'}" in line
     monkeypatch.setattr("sys.argv", ["train.py", *map(str, flags)])
     train.main()
+
+
+def test_a_full_disk_below_a_single_file_names_the_folder(tmp_path):
+    np.save(tmp_path / "clip.npy", np.zeros([20, 100, 100], np.uint8))
+    with full_disk(10_000), pytest.raises(OSError) as full:
+        data_loader.Sequences(Config(dataset="videos", data_root=str(tmp_path / "clip.npy")), 12)
+    assert full.value.errno == errno.EFBIG and full.value.filename == tempfile.gettempdir()
 
 
 # ------------------------------------------------------------------------------ ends of a process

@@ -53,50 +53,44 @@ def both(config, action_size=0):
 
 
 CASES = {
-    "two levels, odd length": dict(frames=7),
     "three levels": dict(levels=3, frames=9),
     "one level, one tick": dict(levels=1, frames=3, open_loop_ctx=1, eval_seq_len=3),
-    "actions": dict(frames=7, action_size=3),
-    "reset": dict(levels=3, cell_reset_state=True),
-    "hidden levels": dict(levels=3, use_obs="FTF"),
-    "means": dict(cell_mean_only=True),
-    "sizes by level": dict(cell_stoch_size=[3, 2], cell_deter_size=[4, 6]),
-    "free nats and balance": dict(free_nats=0.1, kl_grad_post_perc=0.8, beta=[0.5, 2]),
+    "two levels, odd length, actions": dict(frames=7, action_size=3),
+    "reset, hidden levels": dict(levels=3, cell_reset_state=True, use_obs="FTF"),
+    "means, no dense layers": dict(cell_mean_only=True, enc_dense_layers=0),
+    "sizes by level, every term of the loss, a bent decoder": dict(
+        cell_stoch_size=[3, 2], cell_deter_size=[4, 6], free_nats=0.1, kl_grad_post_perc=0.8,
+        beta=[0.5, 2], dec_negative_slope=0.1),
     "recomputed activations": dict(remat=True),
-    "no dense layers": dict(enc_dense_layers=0),
-    "a bent decoder": dict(dec_negative_slope=0.1),
     "small images": dict(image_size=32),
     "more filters": dict(channels_mult=0.5, frames=4, open_loop_ctx=2),
     "large images": dict(image_size=128, batch=1, frames=5, channels=3),
 }
 
 
+def models_and_inputs(frames=8, batch=2, action_size=0, **settings):
+    """The fast and the plain model of a case, a clip, and actions or None."""
+    config = tiny(**settings)
+    return (*both(config, action_size), tf.constant(video(config, batch, frames)),
+            random(batch, frames, action_size) if action_size else None)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_fast_and_plain_models_are_equal(case, monkeypatch):
     monkeypatch.setattr("cnns.REMAT_FRAMES", 5)
-    settings = dict(CASES[case])
-    frames, batch, action_size = (
-        settings.pop(*item) for item in (("frames", 8), ("batch", 2), ("action_size", 0)))
-    config = tiny(**settings)
-    clip = tf.constant(video(config, batch, frames))
-    actions = random(batch, frames, action_size) if action_size else None
-    fast, plain = (value_and_gradients(model, clip, actions) for model in both(config, action_size))
-    assert_close(fast, plain, 3e-4)
+    fast, plain, *inputs = models_and_inputs(**CASES[case])
+    assert_close(value_and_gradients(fast, *inputs), value_and_gradients(plain, *inputs), 3e-4)
 
 
-@pytest.mark.parametrize("case", ["three levels", "actions", "reset"])
-def test_compiled_loops_are_equal(case, monkeypatch):
-    settings = dict(CASES[case])
-    frames, action_size = settings.pop("frames", 8), settings.pop("action_size", 0)
-    config = tiny(**settings)
-    clip = tf.constant(video(config, 2, frames))
-    actions = random(2, frames, action_size) if action_size else None
-    fast, plain = both(config, action_size)
+def test_compiled_loops_are_equal(monkeypatch):
+    """With actions and resets. (Without them: test_every_config_trains_and_predicts_alike.)"""
+    fast, plain, *inputs = models_and_inputs(
+        frames=7, action_size=3, cell_reset_state=True)
     assert not any(kernels.compiles_loops(cell) for cell in fast.cells)
     monkeypatch.setattr("kernels.COMPILED_SIZE", 1)
     assert all(kernels.compiles_loops(cell) for cell in fast.cells)
     step = tf.function(value_and_gradients, autograph=False)  # as in training: a function in a function
-    assert_close(step(fast, clip, actions), value_and_gradients(plain, clip, actions), 3e-4)
+    assert_close(step(fast, *inputs), value_and_gradients(plain, *inputs), 3e-4)
 
 
 def test_adam_is_that_of_keras():
@@ -117,15 +111,13 @@ def test_adam_is_that_of_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", ["three levels", "actions", "recomputed activations"])
-def test_fast_and_plain_models_are_close_in_bfloat16(case):
-    settings = dict(CASES[case])
-    frames, action_size = settings.pop("frames", 8), settings.pop("action_size", 0)
-    config = tiny(precision="bfloat16", channels_mult=1 / 4, cell_embed_size=32, cell_deter_size=32,
-                  enc_dense_embed_size=32, **settings)
-    clip = tf.constant(video(config, 2, frames))
-    actions = random(2, frames, action_size) if action_size else None
-    fast, plain = (value_and_gradients(model, clip, actions) for model in both(config, action_size))
+@pytest.mark.parametrize("settings", [
+    dict(levels=3, frames=9), dict(frames=7, action_size=3, remat=True)])
+def test_fast_and_plain_models_are_close_in_bfloat16(settings):
+    fast, plain, *inputs = models_and_inputs(
+        precision="bfloat16", channels_mult=1 / 4, cell_embed_size=32, cell_deter_size=32,
+        enc_dense_embed_size=32, **settings)
+    fast, plain = (value_and_gradients(model, *inputs) for model in (fast, plain))
     assert_close(fast[0], plain[0], 0.02)
     for ours, theirs in zip(fast[1], plain[1], strict=True):
         assert cosine(ours, theirs) > 0.99
@@ -143,7 +135,8 @@ def test_every_config_trains_and_predicts_alike_in_both_forms(path, monkeypatch)
     config = load_config(path, dict(
         precision="float32", channels_mult=1 / 32, cell_stoch_size=3, cell_deter_size=5,
         cell_embed_size=4, enc_dense_embed_size=6))
-    monkeypatch.setattr("kernels.COMPILED_SIZE", 1)  # Loops are compiled, as at full size.
+    if path == "configs/demo.yml":  # Its loops are compiled, as at full size.
+        monkeypatch.setattr("kernels.COMPILED_SIZE", 1)
     frames = 1 + config.strides[-1]
     clip = tf.constant(video(config, 1, frames))
     found = []
@@ -160,7 +153,7 @@ def test_every_config_trains_and_predicts_alike_in_both_forms(path, monkeypatch)
 def test_every_cell_trains_and_predicts_outside_a_function(name, monkeypatch):
     """As in a notebook, loops compiled where the cell has a fast form; also twice under one tape."""
     monkeypatch.setattr("kernels.COMPILED_SIZE", 1)
-    config = tiny(cell_type=name, cell_stoch_classes=3, levels=3)
+    config = tiny(cell_type=name, cell_stoch_classes=3)
     model, clip = build(config), tf.constant(video(config, 1, 8))
     with tf.GradientTape(persistent=True) as tape:
         loss, _ = model.loss(model.rollout(clip, model.noise(SEED, 1, 8)), 0)

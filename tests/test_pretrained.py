@@ -5,15 +5,17 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT, finish, script
+from conftest import ROOT, call
 
 import data_loader
+import eval as evaluation
 import metrics
 import runs
 from config import load_config
 from cwvae import CWVAE
-from predictor import Predictor
+from predictor import Predictor, factors_of
 from video_data import doom_mazes, store
+from video_data.moving_digit import MovingDigit
 
 MODELS = sorted((ROOT / "pretrained").iterdir())
 DIGITS = [path for path in MODELS if path.name.startswith("moving_digit_")]
@@ -34,17 +36,39 @@ def test_there_is_one_of_each_number_of_levels_and_they_are_small():
     assert sum(file.stat().st_size for file in files) < 25e6
 
 
+@pytest.fixture(autouse=True)
+def few_videos(monkeypatch):
+    monkeypatch.setitem(MovingDigit.SIZES, "one", (1, (1, 48), (1, 48), (10, 48)))
+    lengths = {split: (4, length) for split, (_, length) in doom_mazes.SIZES["full"].items()}
+    monkeypatch.setitem(doom_mazes.SIZES, "full", lengths)
+
+
+def scores_of(path, videos, **changes):
+    """The scores of a model's first predictions, and of the trivial predictors."""
+    config = load_config(path / "config.yml").replace(jit=False, **changes)
+    data = data_loader.evaluation_sequences(config)
+    model = CWVAE(config, data.action_size)
+    runs.restore_model(str(path), model)
+    batch = data.batch(0, videos)
+    predictor = Predictor(config, model, 1, 0, metrics.chosen(factors=factors_of(batch)))
+    return predictor.predict(batch, 0)[1], predictor.trivial(batch)
+
+
 @pytest.mark.parametrize("path", DIGITS, ids=lambda path: path.name)
-def test_evaluation_from_a_clean_clone(path, data_root, tmp_path):
+def test_they_predict_which_digit_it_is(path, data_root):
+    scores, trivial = scores_of(path, 10, data_root=str(data_root), eval_seq_len=48)
+    assert scores["identity"].mean() >= 0.9
+    assert scores["psnr"].mean() > trivial["psnr_black"].mean() + 3
+
+
+def test_evaluation_from_a_clean_clone(tmp_path):
     out = tmp_path / "evaluation"
-    said = finish(script("eval.py", "--model-dir", path, "--data-root", data_root, "--num-examples", 10,
-                         "--seq-len", 48, "--no-save-grid", "--out", out))
-    assert "Identity" in said
+    assert "Identity" in call(
+        evaluation.main, "--model-dir", DIGITS[-1], "--data-root", tmp_path, "--num-examples", 10,
+        "--seq-len", 48, "--no-save-grid", "--out", out)
     with np.load(out / "metrics.npz") as scores:
         assert scores["identity"].mean() >= 0.9
-        assert scores["psnr"].mean() > scores["psnr_black"].mean() + 3
-    frames = data_root / "moving_digit" / "one" / "1.0.0.frames"
-    assert store.splits(frames) == ["test"]
+    assert store.splits(tmp_path / "moving_digit" / "one" / "1.0.0.frames") == ["test"]
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
@@ -66,17 +90,8 @@ def test_their_results_are_of_the_same_config(path):
 
 @pytest.mark.skipif(importlib.util.find_spec("vizdoom") is None,
                     reason="ViZDoom is not there: pip install -r requirements-mazes.txt")
-def test_walks_through_mazes_from_a_clean_clone(tmp_path, monkeypatch):
-    lengths = {split: (4, length) for split, (_, length) in doom_mazes.SIZES["full"].items()}
-    monkeypatch.setitem(doom_mazes.SIZES, "full", lengths)
-    config = load_config(MAZES / "config.yml").replace(
-        data_root=str(tmp_path), eval_seq_len=96, cell_mean_only=True)
-    data = data_loader.evaluation_sequences(config)
-    model = CWVAE(config, data.action_size)
-    runs.restore_model(str(MAZES), model)
-    predictor = Predictor(config, model, 1, 0)
-    batch = data.batch(0, 4)
-    _, scores = predictor.predict(batch, 0)
-    trivial = metrics.trivial_of("psnr", predictor.trivial(batch))
-    best = max(values[:, :8].mean() for values in trivial.values())
+def test_walks_through_mazes_from_a_clean_clone(tmp_path):
+    scores, trivial = scores_of(
+        MAZES, 4, data_root=str(tmp_path), eval_seq_len=96, cell_mean_only=True)
+    best = max(values[:, :8].mean() for values in metrics.trivial_of("psnr", trivial).values())
     assert scores["psnr"][:, 0, :8].mean() > best + 1

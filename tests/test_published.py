@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from conftest import finish, script
+from conftest import call
 
+import eval as evaluation
 import published
 import runs
 from config import Config, load_config
@@ -33,8 +34,8 @@ def test_it_is_the_model_in_half_precision_and_a_sixth_as_large(run_dir, folder)
 
 def test_an_evaluation_of_it_gives_the_numbers_of_float32(run_dir, folder, tmp_path):
     for model_dir, name in ((run_dir, "before"), (folder / "model" / "weights-24.npz", "after")):
-        finish(script("eval.py", "--model-dir", model_dir, "--num-examples", 4, "--no-save-grid",
-                      "--out", tmp_path / name))
+        call(evaluation.main, "--model-dir", model_dir, "--num-examples", 4, "--no-save-grid", "--out",
+             tmp_path / name)
     with np.load(tmp_path / "before/metrics.npz") as old, np.load(tmp_path / "after/metrics.npz") as new:
         assert abs(old["psnr"].mean() - new["psnr"].mean()) < 0.02
         assert (old["psnr"] != new["psnr"]).any()

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import finish, scalars, script, wait_for_step
+from conftest import call, finish, scalars, script, wait_for_step
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG as HPARAMS
 
 import analyze
@@ -75,8 +75,8 @@ def test_a_stopped_run_goes_on_exactly(number, run_dir, workplace, tmp_path):
     assert (stopped / "metrics.jsonl").read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
 
 
-def test_a_finished_run_says_so(run_dir, workplace, here):
-    assert "Trained for 24 steps already" in here(train.main, "--config", workplace / "tiny.yml")
+def test_a_finished_run_says_so(run_dir, workplace):
+    assert "Trained for 24 steps already" in call(train.main, "--config", workplace / "tiny.yml")
 
 
 @pytest.mark.parametrize("flags, says", [
@@ -125,9 +125,9 @@ def test_a_truncated_checkpoint_is_one_line(run_dir, workplace, refusal, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, here):
+def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path):
     with pytest.raises(SystemExit, match="^train.py: the loss of step .* Clips: "):
-        here(train.main, "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--lr", "1e30",
+        call(train.main, "--config", workplace / "tiny.yml", "--log-root", tmp_path, "--lr", "1e30",
              "--clip-grad-norm-by", "null", "--save-model-every", 1)
     (run,) = (tmp_path / "moving_digits_demo").iterdir()
     newest = tf.train.latest_checkpoint(run / "model")
@@ -348,8 +348,8 @@ def test_noise_is_the_same_compiled_and_not(workplace):
 
 
 @pytest.mark.slow
-def test_another_cell_trains_compiled_in_bfloat16(workplace, tmp_path, here):
-    output = here(
+def test_another_cell_trains_compiled_in_bfloat16(workplace, tmp_path):
+    output = call(
         train.main, "--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell", "--jit",
         "true", "--precision", "bfloat16", "--save-gifs", "false", "--max-steps", 4, "--log-root",
         tmp_path)
@@ -357,18 +357,18 @@ def test_another_cell_trains_compiled_in_bfloat16(workplace, tmp_path, here):
 
 
 @pytest.mark.slow
-def test_another_cell_trains_resumes_evaluates_and_is_analysed(workplace, tmp_path, here):
+def test_another_cell_trains_resumes_evaluates_and_is_analysed(workplace, tmp_path):
     flags = ["--config", workplace / "tiny.yml", "--cell-type", "CategoricalRSSMCell",
              "--cell-stoch-classes", 3, "--save-gifs", "false", "--log-root", tmp_path]
     for name, steps in [("whole", [8]), ("pieces", [4, 8])]:
         for total in steps:
-            here(train.main, *flags, "--name", name, "--max-steps", total)
+            call(train.main, *flags, "--name", name, "--max-steps", total)
     whole, pieces = (tmp_path / "moving_digits_demo" / name for name in ("whole", "pieces"))
     assert scalars(whole)[-2:] == scalars(pieces)[-2:]
     model = ["--model-dir", pieces, "--out"]
-    here(evaluation.main, *model, tmp_path / "eval", "--num-examples", 2)
-    here(analyze.main, "levels", *model, tmp_path / "levels", "--num-examples", 2)
-    here(analyze.main, "information", *model, tmp_path / "information", "--num-examples", 2)
-    here(analyze.main, "dream", *model, tmp_path / "dream", "--frames", 9)
+    call(evaluation.main, *model, tmp_path / "eval", "--num-examples", 2)
+    call(analyze.main, "levels", *model, tmp_path / "levels", "--num-examples", 2)
+    call(analyze.main, "information", *model, tmp_path / "information", "--num-examples", 2)
+    call(analyze.main, "dream", *model, tmp_path / "dream", "--frames", 9)
     entropy = scalars(pieces)[-1]["avg_entropy_prior__level_0"]
     assert 0 < entropy <= 3 * np.log(3) + 1e-3  # of three variables of three classes

@@ -5,13 +5,14 @@ import pathlib
 import re
 import weakref
 
-import imageio
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
 from PIL import Image
 
+import pictures
 import runs
 import video_model
 from cells import fold_in
@@ -167,12 +168,12 @@ def test_a_path_is_read_as_training_reads_it(model, run_dir, tmp_path):
             model.predict(wrong, 3)
 
 
-def test_the_docstrings_line_writes_a_film(model, video, tmp_path, monkeypatch):
+def test_the_docstrings_line_writes_a_gif(model, video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (line,) = re.findall(r"imageio\.mimwrite\(.*?\)", video_model.VideoModel.predict.__doc__)
+    (line,) = re.findall(r"pictures\.save_gif\(.*?\)", video_model.VideoModel.predict.__doc__)
     future = model.predict(video[0, :4], 5)
-    exec(line, {"imageio": imageio, "future": future})
-    assert np.shape(imageio.mimread(tmp_path / "future.mp4"))[:3] == (5, 64, 64)
+    exec(line, {"pictures": pictures, "future": future})
+    assert iio.imread(tmp_path / "future.gif", index=None).shape[:3] == (5, 64, 64)
 
 
 def test_a_model_that_is_deleted_is_gone(model, video):

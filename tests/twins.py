@@ -54,11 +54,8 @@ def archive(dataset, path, train=3, test=2, length=12, damaged=(), reverse=False
     files, frames = {}, {"train": {}, "test": {}}
     for split, folder, count in zip(("train", "test"), folders, (train, test), strict=True):
         for number in range(count):
-            video = movie([number, split == "test"], length * (2 if split == "test" else 1))
-            if channels == 1:
-                video[:] = video[..., :1]
-            name = f"{folder}/video_{number:03d}"
-            files[f"{name}.mp4"] = encode(video, output_params=["-movflags", "+faststart"])
+            test, name = split == "test", f"{folder}/video_{number:03d}"
+            video, files[f"{name}.mp4"] = _video(number, test, length * (1 + test), channels)
             frames[split][f"{name}.mp4"] = video
             if split == "train" and number in damaged:
                 files[f"{name}.mp4"] = files[f"{name}.mp4"][:-400]
@@ -71,6 +68,15 @@ def archive(dataset, path, train=3, test=2, length=12, damaged=(), reverse=False
         for name in sorted(files, reverse=reverse):
             opened.writestr(name, files[name])
     return frames
+
+
+@functools.cache
+def _video(number, test, length, channels):
+    """A video of an archive, and its mp4."""
+    video = movie([number, test], length)
+    if channels == 1:
+        video[:] = video[..., :1]
+    return video, encode(video, output_params=["-movflags", "+faststart"])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ appended: after a kill, the next writer goes on from there.
 """
 
 import contextlib
-import errno
 import glob
 import hashlib
 import itertools
@@ -15,18 +14,13 @@ import json
 import math
 import os
 import shutil
-import socket
 import sys
 
-import filelock
 import numpy as np
 
-from tools import DISK_FULL, UserError, machine_errno, write_atomically
+from tools import CANNOT_WRITE, DISK_FULL, UserError, hold, machine_errno, write_atomically
 
 FORMAT = 3  # A store of another format is built anew.
-# Errors that mean: this folder cannot be made or written to.
-CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
-                errno.ENOENT)
 
 
 class Videos:
@@ -342,37 +336,13 @@ def writing(config, path):
         raise
 
 
-@contextlib.contextmanager
 def lock(path, doing):
     """Holds a lock file, so that processes prepare the same data one after the other.
 
-    The system frees the lock of a process that dies. doing: says what the process does; a file beside
-    the lock holds it, and a process that waits shows it.
+    doing: says what the process does, to a process that waits.
     """
-    held, beside = filelock.FileLock(path, fallback_to_soft=False), f"{path}.holder"
-    try:
-        try:
-            held.acquire(timeout=0)
-        except filelock.Timeout:
-            with contextlib.suppress(OSError), open(beside) as file:
-                doing = file.read().strip() or doing
-            print(f"Waiting for another process that is {doing} ({path}).", file=sys.stderr)
-            held.acquire()
-    except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", None) in CANNOT_WRITE or machine_errno(error) in DISK_FULL:
-            raise
-        print(f"Warning: {path} cannot be locked ({error}): make sure that only one process prepares "
-              "this data.", file=sys.stderr)
-        yield
-        return
-    try:
-        with open(beside, "w") as file:
-            file.write(f"{doing}, process {os.getpid()} on {socket.gethostname()}\n")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(beside)
-        held.release()
+    return hold(path, f"{doing}, ", lambda holder: print(
+        f"Waiting for another process that is {holder or doing} ({path}).", file=sys.stderr))
 
 
 def check_space(path, needed, purpose):

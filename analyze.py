@@ -48,6 +48,7 @@ if __name__ == "__main__":
 import startup
 
 # isort: split
+import dataclasses
 import os
 import time
 
@@ -82,8 +83,7 @@ def main():
     config, data = open_data(config, flags)
     model = CWVAE(config, data.action_size)
     checkpoint = runs.restore_model(flags.model_dir, model)
-    settings = {**{field: getattr(config, field) for field in config.__dataclass_fields__},
-                "checkpoint": checkpoint, "eval_seed": flags.seed}
+    settings = dataclasses.asdict(config) | {"checkpoint": checkpoint, "eval_seed": flags.seed}
     with tools.directory_atomically(out, numbered=not flags.out) as part:
         look_at = analyze(config, model, data, flags, settings, part)
     print(f"Numbers and pictures are in {part.removesuffix('.part')}: see {look_at} first")

@@ -32,6 +32,7 @@ import startup  # noqa: F401
 # isort: split
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import os
 import time
@@ -69,9 +70,9 @@ def main():
     model = CWVAE(config, data.action_size)
     checkpoint = runs.restore_model(flags.model_dir, model)
     settings = {
-        **{field: getattr(config, field) for field in config.__dataclass_fields__},
-        "checkpoint": checkpoint, "eval_seed": flags.seed, "num_examples": flags.num_examples,
-        "num_samples": flags.num_samples, "data_digest": digest(data, config.open_loop_ctx)}
+        **dataclasses.asdict(config), "checkpoint": checkpoint, "eval_seed": flags.seed,
+        "num_examples": flags.num_examples, "num_samples": flags.num_samples,
+        "data_digest": digest(data, config.open_loop_ctx)}
     with tools.directory_atomically(out, numbered=not flags.out) as part:
         table = evaluate(config, model, data, flags, settings, part)
     print(f"{table}\nNumbers and pictures are in {part.removesuffix('.part')}: "

@@ -26,7 +26,7 @@ COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 CONTEXT_RGB, PREDICTED_RGB = (0, 114, 178), (213, 94, 0)  # BLUE, VERMILLION
 
 FPS = 12.5  # A GIF gives durations in hundredths of a second: a frame takes 8.
-GAP = 128  # the grey between pictures
+GAP, SEPARATOR = 128, 2  # the grey between pictures, and how many pixels of it
 PALETTE_FRAMES = 16  # The colours of a GIF come from so many of its frames.
 
 
@@ -116,56 +116,48 @@ def save_gif(path, frames, fps=FPS):
         file.write(gif)
 
 
-def gif_summary(tag, frames, fps=FPS):
+def gif_summary(tag, frames):
     """Frames [T, H, W, C] as a Summary that TensorBoard shows as an animated image."""
     height, width = frames.shape[1:3]
     # TensorBoard passes the bytes of an image on to the browser, which can show a GIF.
-    image = [str(width).encode(), str(height).encode(), encode_gif(frames, fps)]
+    image = [str(width).encode(), str(height).encode(), encode_gif(frames)]
     metadata = create_summary_metadata(display_name=None, description=None)
     return Summary(value=[Summary.Value(
         tag=tag, tensor=tensor_util.make_tensor_proto(np.array(image, object)), metadata=metadata)])
 
 
-def training_gif_frames(truth, prediction, separator=2):
+def training_gif_frames(truth, prediction):
     """Truth above prediction above their absolute difference; examples side by side.
 
-    Args:
-        truth, prediction: [B, T, H, W, C].
-        separator: width of the grey lines between them, in pixels.
-
-    Returns:
-        [T, H', W', C] uint8.
+    truth, prediction: [B, T, H, W, C]. Returns [T, H', W', C] uint8.
     """
     truth, prediction = to_uint8(truth), to_uint8(prediction)
     error = np.abs(truth.astype(np.int16) - prediction).astype(np.uint8)
-    columns = [_stack(videos, axis=1, separator=separator)
-               for videos in zip(truth, prediction, error, strict=True)]
-    return _stack(columns, axis=2, separator=separator)
+    columns = [_stack(videos, axis=1) for videos in zip(truth, prediction, error, strict=True)]
+    return _stack(columns, axis=2)
 
 
-def prediction_gif_frames(truth, prediction, context, scale=2, border=3):
+def prediction_gif_frames(truth, prediction, context):
     """Truth beside prediction, with a blue border in the context and an orange one after it.
 
     Args:
         truth: [T, H, W, C], the context and what follows.
         prediction: [T - context, H, W, C]. In the context its side shows the observed frames.
         context: number of frames observed.
-        scale: each pixel becomes scale x scale.
-        border: width of the border, in pixels.
 
     Returns:
-        [T, H', W', 3] uint8.
+        [T, 2 H + 6, 4 W + 18, 3] uint8. Each pixel becomes 2 x 2, and borders are 3 pixels wide.
     """
     truth, prediction = to_uint8(truth), to_uint8(prediction)
     prediction = np.concatenate([truth[:context], prediction])
     if len(prediction) != len(truth):
         raise ValueError(f"{len(truth) - context} frames follow the context, "
                          f"{len(prediction) - context} are predicted")
-    sides = [bordered(video, context, scale, border) for video in (truth, prediction)]
-    return _stack(sides, axis=2, separator=2 * border, gap=255)
+    sides = [bordered(video, context, scale=2, border=3) for video in (truth, prediction)]
+    return _stack(sides, axis=2, separator=6, gap=255)
 
 
-def comparison_gif_frames(rows, first, separator=2):
+def comparison_gif_frames(rows, first):
     """Videos of the same scenes in a labelled row for each source, and the frame's number below them.
 
     Args:
@@ -176,19 +168,18 @@ def comparison_gif_frames(rows, first, separator=2):
         [T, H', W', C] uint8.
     """
     labels, sources = zip(*rows, strict=True)
-    stacked = [_stack(videos, axis=2, separator=separator) for videos in sources]
-    stacked = _stack(stacked, axis=1, separator=separator)
+    stacked = _stack([_stack(videos, axis=2) for videos in sources], axis=1)
     frames, height, _, channels = stacked.shape
-    pitch = (height + separator) / len(rows)
+    pitch = (height + SEPARATOR) / len(rows)
     font = ImageFont.load_default(pitch // 5)
-    margin = 3 * separator + int(max(map(font.getlength, [*labels, f"frame {first + frames}"])))
+    margin = 3 * SEPARATOR + int(max(map(font.getlength, [*labels, f"frame {first + frames}"])))
 
     def captions(number):
         image = Image.new("L", (margin, height), 255)
         draw = ImageDraw.Draw(image)
         for row, label in enumerate(labels):
-            draw.text((separator, (row + 0.5) * pitch), label, 0, font, anchor="lm")
-        draw.text((separator, height - 1), f"frame {number}", GAP, font, anchor="lb")
+            draw.text((SEPARATOR, (row + 0.5) * pitch), label, 0, font, anchor="lm")
+        draw.text((SEPARATOR, height - 1), f"frame {number}", GAP, font, anchor="lb")
         return np.asarray(image)[..., None].repeat(channels, -1)
 
     return np.concatenate([np.stack([captions(first + n) for n in range(frames)]), stacked], 2)
@@ -206,7 +197,7 @@ def bordered(video, context, scale, border):
     return framed
 
 
-def _stack(videos, axis, separator, gap=GAP):
+def _stack(videos, axis, separator=SEPARATOR, gap=GAP):
     """Joins videos [T, H, W, C] along an axis, with a separator between each two."""
     shape = list(videos[0].shape)
     shape[axis] = separator

@@ -79,6 +79,8 @@ def test_a_flag_takes_odd_values_or_says_what_is_wrong(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for words, flag in flags:
+        if words == ["eval"] and (["train"], flag) in flags:  # The same keys of the config.
+            continue
         for value in ODD:
             if flag == "--data-root" and os.path.exists(os.path.expanduser(value)):
                 continue

@@ -118,7 +118,7 @@ def test_tensorboard_reads_a_gif_back_as_an_image(tmp_path, channels):
 
 def test_training_gif_shows_truth_prediction_and_error_of_every_example():
     truth, prediction = video(2, 3, 4, 5, 1), video(2, 3, 4, 5, 1)
-    frames = pictures.training_gif_frames(truth, prediction, separator=2)
+    frames = pictures.training_gif_frames(truth, prediction)
     assert frames.shape == (3, 3 * 4 + 2 * 2, 2 * 5 + 2, 1) and frames.dtype == np.uint8
     for example in range(2):
         column = frames[:, :, 7 * example : 7 * example + 5]
@@ -133,7 +133,7 @@ def test_training_gif_shows_truth_prediction_and_error_of_every_example():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_prediction_gif_marks_the_context_and_shows_it_on_both_sides(channels):
     truth, prediction = video(5, 4, 4, channels), video(3, 4, 4, channels)
-    frames = pictures.prediction_gif_frames(truth, prediction, context=2, scale=2, border=3)
+    frames = pictures.prediction_gif_frames(truth, prediction, context=2)
     assert frames.shape == (5, 14, 14 + 6 + 14, 3)
     left, right = frames[:, :, :14], frames[:, :, 20:]
     seen = np.concatenate([truth[:2], prediction])

@@ -214,10 +214,13 @@ EDITS = {
 
 @pytest.fixture(scope="module")
 def models():
-    """A fast model and a plain one of the same weights, a clip, and the gradient of both."""
+    """A fast model and a plain one of the same weights, a clip, and the gradient of the fast one."""
     config = tiny(image_size=32, cell_reset_state=True)
     fast, plain = (build(config.replace(fast=fast)) for fast in (True, False))
-    return fast, plain, tf.constant(video(config, 1, 3))
+    clip = tf.constant(video(config, 1, 3))
+    before = gradient(fast, clip)
+    assert distance(before, gradient(plain, clip)) < 3e-4
+    return fast, plain, clip, before
 
 
 def gradient(model, clip):
@@ -237,9 +240,7 @@ def distance(ours, theirs):
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_is_in_the_gradient_and_a_line_says_why(name, models, monkeypatch, capsys):
     edit, says = EDITS[name]
-    fast, plain, clip = models
-    before = gradient(fast, clip)
-    assert distance(before, gradient(plain, clip)) < 3e-4
+    fast, plain, clip, before = models
     monkeypatch.setattr(ties, "_said", set())
     capsys.readouterr()
     for model in (fast, plain):
@@ -255,6 +256,17 @@ def test_an_edit_is_in_the_gradient_and_a_line_says_why(name, models, monkeypatc
     else:
         assert lines and all(re.search(says, line) for line in lines), lines
         assert len({line.split()[0] for line in lines}) == len(lines)  # one for each part
+
+
+def test_what_was_edited_and_is_restored_runs_fast_again(models, monkeypatch, capsys):
+    fast, plain, clip, before = models
+    with monkeypatch.context() as patch:
+        EDITS["the recurrence"][0](fast, patch)
+        assert distance(gradient(fast, clip), before) > 1e-3
+    capsys.readouterr()
+    assert ties.hold(fast.cells[0]) and not capsys.readouterr().err
+    for model in (fast, plain):
+        assert distance(gradient(model, clip), before) < 3e-4
 
 
 # ----------------------------------------------------------------- edits of files, classes and models

@@ -246,7 +246,7 @@ def test_a_short_run_logs_on_its_way_and_at_its_end(run_dir, workplace, tmp_path
     monkeypatch.setattr("sys.argv", [
         "train.py", "--config", str(workplace / "tiny.yml"), "--log-root", str(tmp_path),
         "--name", "short", "--max-steps", "11", "--save-scalars-every", "2",
-        "--save-model-every", "1000", "--save-gifs-every", "1000", "--lr-schedule", "linear",
+        "--save-model-every", "1000", "--save-gifs", "false", "--lr-schedule", "linear",
         "--lr", "1.1e-3", "--init-from", str(run_dir)])
     train.main()
     said = capsys.readouterr().out
@@ -316,12 +316,10 @@ def test_validation_does_not_depend_on_its_pieces_and_weighs_by_videos(workplace
     config = load_config(workplace / "tiny.yml")
     model = CWVAE(config.replace(cell_mean_only=True))
     values = []
-    # Frames at a time, videos at a time, of a batch, batches (more than there are), whether compiled.
-    for seq_len, rows, batch_size, batches, jit in [
-            (10, 5, 5, 1, False), (2, 5, 5, 1, False), (8, 2, 5, 1, False), (8, 1, 2, 9, False),
-            (10, 3, 3, 2, True)]:
-        changed = config.replace(
-            seq_len=seq_len, batch_size=batch_size, num_val_batches=batches, jit=jit)
+    # Frames at a time, videos at a time, of a batch, batches (more than there are).
+    for seq_len, rows, batch_size, batches in [
+            (10, 5, 5, 1), (2, 5, 5, 1), (8, 2, 5, 1), (8, 1, 2, 9), (10, 3, 3, 2)]:
+        changed = config.replace(seq_len=seq_len, batch_size=batch_size, num_val_batches=batches)
         values.append(Validation(changed, model, FiveVideos(), rows).scalars(1))
     for other in values[1:]:
         for name in values[0]:
@@ -344,7 +342,6 @@ def test_noise_is_the_same_compiled_and_not(workplace):
                       validation._open_loop(batch["video"], 4, tf.constant([0, 1]), None)])
     for a, b in zip(*map(tf.nest.flatten, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
 
 
 @pytest.mark.slow

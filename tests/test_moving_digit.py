@@ -70,13 +70,13 @@ def test_factors_reach_batches(tmp_path, monkeypatch):
     assert clips.batch(0)["label"].shape == (3, 10, 2)
 
 
-def test_frames_of_another_size_have_no_factors(tmp_path, monkeypatch):
+def test_frames_of_another_size_have_no_factors_in_pixels(tmp_path, monkeypatch):
     monkeypatch.setitem(
         moving_digit.MovingDigit.SIZES, "one_demo", (1, (1, 10), (1, 10), (2, 10)))
     config = Config(dataset="moving_digit_demo", data_root=str(tmp_path), seq_len=10, image_size=32,
                     open_loop_ctx=6, tmp_abs_factor=1)
     batch = data_loader.Sequences(config, 10).batch(0, 2)
-    assert list(batch) == ["video"] and batch["video"].shape == (2, 10, 32, 32, 1)
+    assert list(batch) == ["video", "label"] and batch["video"].shape == (2, 10, 32, 32, 1)
 
 
 def test_validation_uses_the_test_videos_where_there_are_no_others(tmp_path, monkeypatch):

@@ -329,8 +329,8 @@ def _say_too_short(key, seq_len, split, opened, kept):
     if len(short):
         first = ", ".join(f"{files.shown(opened.names[video])} ({kept[video]} frames)"
                           for video in short[:NAMED])
-        print(f"{len(short)} of {len(kept)} {split} videos are shorter than {key} {seq_len} and left "
-              f"out: {first}{', ...' if len(short) > NAMED else ''}. {kept.min()} would keep all.",
+        print(f"Left out {len(short)} of {len(kept)} {split} videos, shorter than {key} {seq_len}: "
+              f"{first}{', ...' if len(short) > NAMED else ''}. {kept.min()} would keep all.",
               file=sys.stderr)
 
 

@@ -44,9 +44,10 @@ def table_text(numbers):
     for suffix, words in rows(numbers).items():
         lines.append([words, *(estimate_text(numbers["metrics"][metric.name + suffix], metric.decimals)
                                for metric in shown)])
-    text = (f"{markdown(lines)}\nMeans over {settings['eval_seq_len'] - settings['open_loop_ctx']} "
-            f"predicted frames of {settings['num_examples']} videos; in brackets the 95% interval over "
-            f"the videos.\n")
+    frames = settings["eval_seq_len"] - settings["open_loop_ctx"]
+    text = f"{markdown(lines)}\nMeans over {frames} predicted frames of " + (
+        f"{settings['num_examples']} videos; in brackets the 95% interval over the videos.\n"
+        if settings["num_examples"] > 1 else "one video, which gives no interval.\n")
     for metric in shown:
         text += f"{metric.label}: {verdict(metric, numbers)}\n"
     return text + f"{notice(settings['dataset'])}\n".lstrip()

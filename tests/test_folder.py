@@ -184,7 +184,7 @@ def test_odd_files_are_named_left_out_and_counted_and_never_block_the_others(tmp
     assert opened.names == ["train/00.npy", "train/01.npy"]
     skipped = [line.partition("Skipped ")[2] for line in said.splitlines() if "Skipped " in line]
     assert len(skipped) == folder.NAMED
-    assert "14 of 18 files cannot be read and are left out; the first 10 are named" in said
+    assert "14 of 18 files cannot be read and are left out. The first 10 are named above." in said
     reasons = "\n".join(folder.describe(store.read_header(f"{root}/frames_64x64x1")))
     for text in ("14 of 18 files cannot be read:", "train/link.mp4: is a link to nothing",
                  "train/fifo.mp4: is no regular file", "train/range.npy: holds floats from 7.5",

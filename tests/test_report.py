@@ -60,6 +60,15 @@ def data_of(folder):
     return json.loads(re.search('<script type="application/json" id="page">(.*?)</script>', text)[1])
 
 
+@pytest.mark.parametrize("videos, said", [
+    (1, "predicted frames of one video, which gives no interval."),
+    (5, "predicted frames of 5 videos; in brackets the 95% interval over the videos.")])
+def test_the_table_says_how_many_videos_it_is_over(evaluation, videos, said):
+    numbers = json.loads((evaluation / "summary.json").read_text())
+    numbers["settings"]["num_examples"] = videos
+    assert said in report.table_text(numbers)
+
+
 def test_a_prediction_from_means_is_called_so(evaluation, tmp_path):
     folder = shutil.copytree(evaluation, tmp_path / "means")
     numbers = json.loads((folder / "summary.json").read_text())

@@ -225,9 +225,9 @@ def _read_missing(config, listing, keys, frames, actions):
                 bar.set_postfix_str(f"{count:,} frames")
                 bar.update()
     if said["skipped"]:
-        more = "" if said["skipped"] <= NAMED else f"; the first {NAMED} are named above"
-        _say(f"{said['skipped']} of {len(keys)} files cannot be read and are left out{more}. "
-             f"python3 data_loader.py names them all.")
+        _say(f"{said['skipped']} of {len(keys)} files cannot be read and are left out." + (
+            f" The first {NAMED} are named above. data_loader.py names them all."
+            if said["skipped"] > NAMED else ""))
     return failed
 
 

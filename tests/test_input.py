@@ -135,7 +135,7 @@ def test_paths_of_any_kind_hold_data_runs_and_configs(path, workplace, tmp_path,
     monkeypatch.setattr(train, "run", lambda *given: given[-1](given[2].num_clips))
     monkeypatch.setattr("sys.argv", ["train.py", "--config", f"{path}/a.yml"])
     train.main()
-    assert "4800" in capsys.readouterr().out
+    assert "480" in capsys.readouterr().out
     (run,) = os.listdir(os.path.join(real, "moving_digits_demo"))
     assert "lock" in os.listdir(os.path.join(real, "moving_digits_demo", run))
 

@@ -77,6 +77,13 @@ def test_factors_of_encoded_video_and_of_a_single_file(root):
         np.testing.assert_array_equal(batch["cell"][0], truth["cell"][:8])
 
 
+def test_with_fps_a_factor_is_of_the_frames_that_are_shown(root):
+    twins.encode(twins.movie(0, FRAMES), root / "test" / "b.mp4")
+    np.savez(root / "test" / "b.npz", cell=np.arange(FRAMES))
+    with pytest.raises(UserError, match="frames; it must have a row for each frame that fps shows"):
+        data_loader.Sequences(config_for(root, channels=3, fps=5.0), 1, min_frames=1)
+
+
 def test_factors_in_hdf5_are_in_the_group_of_the_video_or_above(root):
     truth = [of_one(seed)["cell"] for seed in range(3)]
     with h5py.File(root / "test" / "b.h5", "w") as file:

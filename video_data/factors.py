@@ -43,7 +43,7 @@ def of_videos(config, listed, found):
         if file.path not in cached:
             cached = {file.path: _of_file(file, config.axes)}  # The videos of a file follow each other.
         for factor, values in _of_part(cached[file.path], part).items():
-            read.setdefault(factor, {})[name] = _checked(factor, values, name, length)
+            read.setdefault(factor, {})[name] = _checked(factor, values, name, length, config.fps)
     for factor, values in read.items():
         _check_all(factor, values, found.names)
     return {factor: store.Videos(np.concatenate([*values.values()]), list(map(len, values.values())),
@@ -117,7 +117,7 @@ def _of_part(of_file, part):
     return values
 
 
-def _checked(factor, values, name, length):
+def _checked(factor, values, name, length, fps=None):
     """A factor as an array [length, ...], or [1, ...] for a whole video. Raises UserError."""
     values = np.asarray(values)
     said = f"data_root: {shown(name)}: its {factor}"
@@ -128,7 +128,7 @@ def _checked(factor, values, name, length):
         values = values[None]
     elif values.shape[:1] != (length,):
         raise UserError(f"{said} has the shape {list(values.shape)} for {length} frames; it must have "
-                        f"a row for each frame, or another name")
+                        f"a row for each frame{' that fps shows' if fps else ', or another name'}")
     return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
 
 

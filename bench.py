@@ -58,11 +58,13 @@ import re
 import resource
 import statistics
 import sys
+import unittest.mock
 
 import numpy as np
 import tensorflow as tf
 
 import distribution
+import kernels
 from bench_data import bench_data
 from config import load_config
 from cwvae import CWVAE, adam, state_vector
@@ -219,24 +221,27 @@ def memory():
 
 
 def export(config, directory):
-    """Writes the compiled training step: serialized HLO, and optimized HLO as text."""
+    """Writes the compiled step as it is for a GPU: serialized HLO, and optimized HLO as text."""
     os.makedirs(directory, exist_ok=True)
     name = "step" if config.fast else "plain_step"
-    step = training_parts(config.replace(jit=True))["step"]
-    ir = step.experimental_get_compiler_ir()
+    unrolled = kernels.UNROLLED_ON_GPU if config.fast else 1
+    with unittest.mock.patch("kernels.UNROLLED", unrolled):
+        ir = training_parts(config.replace(jit=True))["step"].experimental_get_compiler_ir()
     with open(os.path.join(directory, f"{name}.hlo"), "wb") as out:
         out.write(ir(stage="hlo_serialized"))
     optimized = ir(stage="optimized_hlo")
     with open(os.path.join(directory, f"{name}.optimized.txt"), "w") as out:
         out.write(optimized)
-    print(f"Wrote {name}.hlo and {name}.optimized.txt to {directory}. A tick of its loops runs:")
-    for ticks, counts in loops(optimized):
-        print(f"  {ticks:>4} ticks: {sum(counts.values())} kernels ("
+    print(f"Wrote {name}.hlo and {name}.optimized.txt to {directory}. "
+          f"Its loops have {unrolled} tick(s) a round:")
+    for rounds, counts in loops(optimized):
+        total = sum(counts.values())
+        print(f"  {rounds:>4} rounds: {total / unrolled:g} kernels a tick, {total} a round ("
               + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) + ")")
 
 
 def loops(hlo):
-    """The loops of an optimized HLO module: (ticks, operations of the body that are kernels)."""
+    """The loops of an optimized HLO module: (rounds, operations of a round that are kernels)."""
     bodies, name = {}, None
     for line in hlo.splitlines():
         if not line.startswith(" "):
@@ -249,9 +254,9 @@ def loops(hlo):
         for line in lines:
             found = re.search(r"\bwhile\(.*body=%?([\w.\-]+)", line)
             if found:
-                ticks = re.search(r'known_trip_count[^0-9]*(\d+)', line)
+                rounds = re.search(r'known_trip_count[^0-9]*(\d+)', line)
                 operations = [re.search(r" ([a-z][a-z\-]*)\(", body) for body in bodies[found[1]]]
-                yield ticks[1] if ticks else "?", collections.Counter(
+                yield rounds[1] if rounds else "?", collections.Counter(
                     found[1] for found in operations if found and found[1] not in free)
 
 

@@ -18,6 +18,9 @@ import ties
 from cells import Dense, Gaussian, GRUCell, Level, RSSMCell, product, swap
 from conv_kernels import FastDecoder, FastEncoder
 
+# Ticks that the body of a loop holds. A GPU starts fewer kernels if a loop has fewer rounds.
+UNROLLED_ON_GPU = 4
+UNROLLED = UNROLLED_ON_GPU if tf.config.list_physical_devices("GPU") else 1
 COMPILED_SIZE = 64  # units of h; compiling the loops of a smaller cell takes longer than it saves
 
 
@@ -153,42 +156,64 @@ def run_ticks(state, context_input, head_input, noise, kept, weights, min_stddev
     return swap(z), swap(h), mean, tf.nn.softplus(raw) + min_stddev
 
 
+def _blocks(*inputs, fill):
+    """Each [N, ...] as [N / UNROLLED, UNROLLED, ...], filled up to this. Few ticks are one block."""
+    ticks = inputs[0].shape[0]
+    size = min(UNROLLED, ticks)
+    blocks = -(-ticks // size)
+    for x in inputs:
+        if blocks * size > ticks:
+            x = tf.pad(x, [[0, blocks * size - ticks]] + [[0, 0]] * (x.shape.rank - 1),
+                       constant_values=fill)
+        yield tf.reshape(x, tf.concat([[blocks, size], tf.shape(x)[1:]], 0))
+
+
+def _unblock(written, ticks, sizes):
+    """What blocks of ticks wrote, [N / UNROLLED, B, UNROLLED * sum(sizes)], as [N, B, size] each."""
+    x = written.stack()
+    x = tf.transpose(tf.reshape(x, [x.shape[0], tf.shape(x)[1], -1, sum(sizes)]), [0, 2, 1, 3])
+    return tf.split(tf.reshape(x, [-1, tf.shape(x)[2], sum(sizes)])[:ticks], sizes, axis=-1)
+
+
 def _forward(stoch, deter, context_input, head_input, noise, kept, w, min_stddev, dtype):
     """The loop over time-major inputs [N, B, ...]. Returns z, h and the Gaussians' [mean, raw]."""
-    ticks = noise.shape[0]
+    ticks, embed = noise.shape[0], w.head.shape[1]
+    inputs = list(_blocks(kept, context_input, head_input, noise, fill=1))
+    blocks, size = inputs[0].shape[:2]
     stoch_kernel, gru_kernel, gaussian_kernel = (
         tf.cast(x, dtype) for x in (w.stoch, w.kernel, w.gaussian))
     hidden = None if w.hidden is None else tf.cast(w.hidden, dtype)
     # h_t meets the head's kernel now and the GRU's kernel at the next tick. One product does both.
     deter_kernel = tf.cast(tf.concat([w.head, w.recurrent], 1), dtype)
-    embed = w.head.shape[1]
 
-    def tick(t, z, h, recurrent, states):
-        x = tf.nn.relu(_times(z * kept[t], stoch_kernel) + context_input[t])
-        update, _, _, new = _gates(_times(x, gru_kernel) + w.bias[0], recurrent)
-        h = update * h + (1 - update) * new
-        head, recurrent = tf.split(_times(h, deter_kernel), [embed, recurrent.shape[1]], axis=-1)
-        y = tf.nn.relu(head + head_input[t])
-        if hidden is not None:
-            y = tf.nn.relu(_times(y, hidden) + w.hidden_bias)
-        gaussian = _times(y, gaussian_kernel) + w.gaussian_bias
-        mean, raw = tf.split(gaussian, 2, axis=-1)
-        z = mean + (tf.nn.softplus(raw) + min_stddev) * noise[t]
-        states = states.write(t, tf.concat([z, h, gaussian], -1))
-        return t + 1, z, h, recurrent + w.bias[1], states
+    def block(n, z, h, products, states):
+        results = []
+        for t in range(size):
+            kept, from_context, from_embedding, noise = (x[n, t] for x in inputs)
+            x = tf.nn.relu(_times(z * kept, stoch_kernel) + from_context)
+            update, _, _, new = _gates(
+                _times(x, gru_kernel) + w.bias[0], products[:, embed:] + w.bias[1])
+            h = update * h + (1 - update) * new
+            products = _times(h, deter_kernel)
+            y = tf.nn.relu(products[:, :embed] + from_embedding)
+            if hidden is not None:
+                y = tf.nn.relu(_times(y, hidden) + w.hidden_bias)
+            gaussian = _times(y, gaussian_kernel)
+            mean, raw = tf.split(gaussian + w.gaussian_bias, 2, axis=-1)
+            z = mean + (tf.nn.softplus(raw) + min_stddev) * noise
+            results += [z, h, gaussian]
+        return n + 1, z, h, products, states.write(n, tf.concat(results, -1))
 
-    recurrent = _times(deter, tf.cast(w.recurrent, dtype)) + w.bias[1]
     *_, states = tf.while_loop(
-        lambda t, *_: t < ticks, tick,
-        (0, stoch, deter, recurrent, tf.TensorArray(tf.float32, ticks)))
-    return tf.split(states.stack(), [stoch.shape[1], deter.shape[1], 2 * stoch.shape[1]], axis=-1)
+        lambda n, *_: n < blocks, block,
+        (0, stoch, deter, _times(deter, deter_kernel), tf.TensorArray(tf.float32, blocks)))
+    z, h, gaussian = _unblock(states, ticks, [stoch.shape[1], deter.shape[1], 2 * stoch.shape[1]])
+    return z, h, gaussian + w.gaussian_bias
 
 
 def _backward(stoch, deter, context_input, head_input, noise, kept, w, z, h, gaussian,
               dz, dh, dgaussian, dtype):
     """The gradients of run's arguments from those of its results, [N, B, ...] each."""
-    ticks = noise.shape[0]
-
     times = functools.partial(product, dtype=dtype)
 
     # The states determine all of this, so it is computed for all ticks at once.
@@ -200,9 +225,11 @@ def _backward(stoch, deter, context_input, head_input, noise, kept, w, z, h, gau
     y = tf.nn.relu(times(h, w.head) + head_input)
     y_last = y if w.hidden is None else tf.nn.relu(times(y, w.hidden) + w.hidden_bias)
     raw_slope = tf.sigmoid(tf.split(gaussian, 2, axis=-1)[1]) * noise  # of z_t
-    update_slope = (h_before - new) * update * (1 - update)  # of h_t, each
+    # These slopes times the gradient of h_t are the gradients of the GRU's products, of x and of h.
     new_slope = (1 - update) * (1 - new**2)
-    reset_slope = past_new * reset * (1 - reset)  # of new's argument
+    gates = [(h_before - new) * update * (1 - update), new_slope * past_new * reset * (1 - reset)]
+    input_slopes = tf.stack([*gates, new_slope], 2)
+    recurrent_slopes = tf.stack([*gates, new_slope * reset], 2)
     open_x, open_y, open_last = (tf.cast(a > 0, tf.float32) for a in (x, y, y_last))
 
     stoch_kernel, gru_kernel, gaussian_kernel = (
@@ -210,29 +237,34 @@ def _backward(stoch, deter, context_input, head_input, noise, kept, w, z, h, gau
     hidden = None if w.hidden is None else tf.cast(tf.transpose(w.hidden), dtype)
     deter_kernel = tf.cast(tf.transpose(tf.concat([w.head, w.recurrent], 1)), dtype)
 
-    def tick(t, z_later, h_later, recurrent_later, gradients):
-        d_z = dz[t] + z_later
-        d_gaussian = dgaussian[t] + tf.concat([d_z, d_z * raw_slope[t]], -1)
-        d_last = _times(d_gaussian, gaussian_kernel) * open_last[t]
-        d_y = d_last if hidden is None else _times(d_last, hidden) * open_y[t]
-        d_h = dh[t] + h_later + _times(tf.concat([d_y, recurrent_later], -1), deter_kernel)
-        d_update, d_new = d_h * update_slope[t], d_h * new_slope[t]
-        d_reset = d_new * reset_slope[t]
-        d_input = tf.concat([d_update, d_reset, d_new], -1)
-        d_recurrent = tf.concat([d_update, d_reset, d_new * reset[t]], -1)
-        d_x = _times(d_input, gru_kernel) * open_x[t]
-        d_z = _times(d_x, stoch_kernel) * kept[t]
-        gradients = gradients.write(
-            t, tf.concat([d_gaussian, d_last, d_y, d_input, d_recurrent, d_x], -1))
-        return t - 1, d_z, d_h * update[t], d_recurrent, gradients
-
+    inputs = list(_blocks(dz, dh, dgaussian, raw_slope, open_last, open_y, input_slopes,
+                          recurrent_slopes, open_x, kept, update, fill=0))
+    blocks, size = inputs[0].shape[:2]
     zeros = tf.zeros_like(tf.concat([deter] * 3, -1))
+
+    def block(n, z_later, h_later, recurrent_later, gradients):
+        results = []
+        for t in reversed(range(size)):
+            (d_z, d_h, d_gaussian, raw_slope, open_last, open_y, input_slopes, recurrent_slopes, open_x,
+             kept, update) = (a[n, t] for a in inputs)
+            d_z += z_later
+            d_gaussian += tf.concat([d_z, d_z * raw_slope], -1)
+            d_last = _times(d_gaussian, gaussian_kernel) * open_last
+            d_y = d_last if hidden is None else _times(d_last, hidden) * open_y
+            d_h += h_later + _times(tf.concat([d_y, recurrent_later], -1), deter_kernel)
+            d_input, recurrent_later = (tf.reshape(d_h[:, None] * slopes, tf.shape(zeros))
+                                        for slopes in (input_slopes, recurrent_slopes))
+            d_x = _times(d_input, gru_kernel) * open_x
+            z_later, h_later = _times(d_x, stoch_kernel) * kept, d_h * update
+            results = [d_gaussian, d_last, d_y, d_input, recurrent_later, d_x, *results]
+        return n - 1, z_later, h_later, recurrent_later, gradients.write(n, tf.concat(results, -1))
+
     _, d_stoch, d_deter, recurrent_later, gradients = tf.while_loop(
-        lambda t, *_: t >= 0, tick,
-        (ticks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros,
-         tf.TensorArray(tf.float32, ticks)))
+        lambda n, *_: n >= 0, block,
+        (blocks - 1, tf.zeros_like(stoch), tf.zeros_like(deter), zeros,
+         tf.TensorArray(tf.float32, blocks)))
     sizes = [a.shape[-1] for a in (gaussian, y_last, y, zeros, zeros, x)]
-    d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = tf.split(gradients.stack(), sizes, axis=-1)
+    d_gaussian, d_last, d_y, d_input, d_recurrent, d_x = _unblock(gradients, noise.shape[0], sizes)
     d_deter += times(recurrent_later, tf.transpose(w.recurrent))
 
     def kernel_gradient(inputs, d_outputs):

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from test_cwvae import tiny
 
 import bench
@@ -34,6 +35,16 @@ ENTRY %main (q: (s32[], f32[2])) -> (s32[], f32[2]) {
 """
     ((ticks, kernels),) = bench.loops(hlo)
     assert ticks == "17" and kernels == {"fusion": 2, "dot": 1}
+
+
+@pytest.mark.slow
+def test_a_tick_on_a_gpu_has_few_kernels(tmp_path):
+    """Each kernel takes a GPU two microseconds. They are counted in XLA's program for a CPU."""
+    config = tiny(levels=1, seq_len=16, cell_deter_size=64, cell_embed_size=64)
+    bench.export(config, str(tmp_path))
+    program = (tmp_path / "step.optimized.txt").read_text()
+    forward, backward = (sum(counts.values()) / 4 for _, counts in bench.loops(program))
+    assert 5 < forward <= 11 and 5 < backward <= 14
 
 
 def test_the_noise_of_a_step_is_not_a_constant_of_its_program():

@@ -83,6 +83,13 @@ def test_fast_and_plain_models_are_equal(case, monkeypatch):
     assert_close(value_and_gradients(fast, *inputs), value_and_gradients(plain, *inputs), 3e-4)
 
 
+@pytest.mark.parametrize("case", ["three levels", "actions", "reset"])
+def test_loops_of_several_ticks_a_round_are_equal(case, monkeypatch):
+    """As on a GPU. Ticks fill whole rounds, a part of the last round, or a part of the only one."""
+    monkeypatch.setattr("kernels.UNROLLED", kernels.UNROLLED_ON_GPU)
+    test_fast_and_plain_models_are_equal(case, monkeypatch)
+
+
 def test_compiled_loops_are_equal(monkeypatch):
     """With actions and resets. (Without them: test_every_config_trains_and_predicts_alike.)"""
     fast, plain, *inputs = models_and_inputs(

@@ -126,6 +126,12 @@ def test_names_that_look_like_mistakes_are_told(root, capsys):
     said = capsys.readouterr().err
     assert "test/a.npz: cells is no factor and is not read; nearest: cell\n" in said
     assert "postion is no factor and is not read; nearest: position" in said and "reward" not in said
+    with h5py.File(root / "test" / "a.h5", "w") as file:
+        for number in range(3):
+            file[f"{number}/video"] = np.zeros([FRAMES, 16, 16, 1], np.uint8)
+            file[f"{number}/cells"] = np.zeros(FRAMES)
+    opened(root)
+    assert capsys.readouterr().err.count("a.h5: cells is no factor") == 1
 
 
 def test_data_loader_names_the_factors(root):

@@ -62,6 +62,9 @@ def _of_file(file, axes):
         if magic.startswith(MAGIC) and not magic.startswith(b"\x93NUMPY"):
             with arrays.opened(path, magic, _Patient, None) as found:
                 chosen = arrays.choose(found, path, magic.startswith(b"\x89HDF"), file.within, axes)
+                groups = {name.rpartition("/")[0] for name in chosen}
+                _name_alike(sorted({name.rpartition("/")[2] for name in found
+                                    if name.rpartition("/")[0] in groups}), path)
                 return {name: _of_array(found, name, path, axes) for name in chosen
                         if not isinstance(found[name], Broken)}
         path = npz_beside(path)
@@ -89,8 +92,6 @@ def _of_array(found, name, path, axes):
     """The factors of an array, {factor: (values, videos)}. found: the arrays in its file."""
     order, shape = arrays.layout(found[name].shape, path, axes), found[name].shape
     count = shape[order.index("N")] if "N" in order else None
-    group = name.rpartition("/")[0]
-    _name_alike([other.rpartition("/")[2] for other in found if other.rpartition("/")[0] == group], path)
     near = {factor: arrays.nearest(found, name, [factor]) for factor in FACTORS}
     return {factor: (values, count) for factor, values in near.items() if values is not None}
 

@@ -270,10 +270,11 @@ def test_convolutions_equal_tensorflows(ours, height, width, channels, filters):
         [random(2, height, width, channels), random(4, 4, channels, filters), random(filters)])
 
 
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("path, batch, frames", [
-    ("configs/demo.yml", 5, 40),
-    pytest.param("configs/moving_digits.yml", 4, 80, marks=pytest.mark.slow)])  # 80: three top ticks
+@pytest.mark.parametrize("path, batch, frames, fast", [
+    ("configs/demo.yml", 5, 40, True),
+    pytest.param("configs/demo.yml", 5, 40, False, marks=pytest.mark.slow),
+    pytest.param("configs/moving_digits.yml", 4, 80, True, marks=pytest.mark.slow),  # three top ticks
+    pytest.param("configs/moving_digits.yml", 4, 80, False, marks=pytest.mark.slow)])
 def test_bfloat16_gradients_are_those_of_float32(path, batch, frames, fast):
     clips, found = digits(batch, frames), []
     for precision in ("float32", "bfloat16"):

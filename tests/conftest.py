@@ -64,6 +64,7 @@ def wait_for_step(process, log_root, step):
             if f'"step": {step}, "split": "val"' in file.read_text():
                 return file.parent
         time.sleep(0.01)
+    process.kill()  # It may still run, for hours.
     raise AssertionError(process.communicate()[0])
 
 

@@ -12,6 +12,8 @@ LOGS = logs
 DEMO_FLAGS =
 EVAL_FLAGS = --num-examples 20
 
+TEST_FLAGS = -n 2 --dist loadfile
+
 SEEDS = 3
 SET = digits
 RESULTS_FLAGS =
@@ -60,11 +62,11 @@ results: $(RESULTS_INSTALLED)
 
 test: .venv/installed
 	.venv/bin/ruff check
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest $(TEST_FLAGS) -m "not slow"
 
 test-all: .venv/installed
 	.venv/bin/ruff check
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(TEST_FLAGS)
 
 .venv/installed: requirements.txt requirements-dev.txt requirements.lock
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed: make PYTHON=...' \

@@ -83,7 +83,8 @@ def test_fast_and_plain_models_are_equal(case, monkeypatch):
     assert_close(value_and_gradients(fast, *inputs), value_and_gradients(plain, *inputs), 3e-4)
 
 
-@pytest.mark.parametrize("case", ["three levels", "actions", "reset"])
+@pytest.mark.parametrize("case", [
+    "three levels", "two levels, odd length, actions", "reset, hidden levels"])
 def test_loops_of_several_ticks_a_round_are_equal(case, monkeypatch):
     """As on a GPU. Ticks fill whole rounds, a part of the last round, or a part of the only one."""
     monkeypatch.setattr("kernels.UNROLLED", kernels.UNROLLED_ON_GPU)

@@ -89,6 +89,7 @@ def test_loops_of_several_ticks_a_round_are_equal(case, monkeypatch):
     """As on a GPU. Ticks fill whole rounds, a part of the last round, or a part of the only one."""
     monkeypatch.setattr("kernels.UNROLLED", kernels.UNROLLED_ON_GPU)
     test_fast_and_plain_models_are_equal(case, monkeypatch)
+    test_fast_and_plain_models_are_close_in_bfloat16(CASES[case])
 
 
 def test_compiled_loops_are_equal(monkeypatch):

@@ -91,10 +91,6 @@ def configure(flags):
     return load_config(flags.config, config_values(vars(flags)))
 
 
-def compiled(function, config):
-    return tf.function(function, jit_compile=startup.use_xla(config), autograph=False)
-
-
 # ----------------------------------------------------------------------------------------- train
 
 
@@ -161,11 +157,11 @@ def training_parts(config):
 
     parts = {}
     for name, function in [("encoder", encode), ("recurrence", unroll), ("decoder", decode)]:
-        parts[name] = compiled(function, config)
-        parts[f"{name}, gradient"] = compiled(
+        parts[name] = startup.graph(function, config)
+        parts[f"{name}, gradient"] = startup.graph(
             with_gradient(function, model.trainable_variables), config)
     step = tf.Variable(0)  # A constant step would make the noise a constant, drawn once.
-    parts["step"] = compiled(lambda: distribution.update(model, optimizer, video, step), config)
+    parts["step"] = startup.graph(lambda: distribution.update(model, optimizer, video, step), config)
     return parts
 
 

@@ -5,7 +5,6 @@ completed or removed.
 """
 
 import contextlib
-import difflib
 import functools
 import glob
 import hashlib
@@ -21,6 +20,7 @@ import typing
 
 from tqdm import tqdm
 
+from checks import nearest
 from tools import UserError
 from video_data import doom_mazes, folder, store, videos
 from video_data.factors import PER_VIDEO
@@ -264,9 +264,8 @@ def _factors_of_records(config, builder, name, frames):
     frames: the path of the store of frames, which gives the length of each video.
     """
     if name not in builder.info.features:
-        near = difflib.get_close_matches(name, builder.info.features, 1, 0)
         raise UserError(f"dataset: {config.dataset} declares the factor {name}, but its records have no "
-                        f"such feature; nearest: {near[0]}")
+                        f"such feature; nearest: {nearest(name, builder.info.features)}")
 
     def values(split, start):
         lengths = store.read(frames, split).lengths[start:]

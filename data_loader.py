@@ -269,7 +269,7 @@ def _open(config, split):
     if os.path.isfile(root) or files.is_video(root) and not os.path.isdir(root):
         return single_file.open_as(config, split), "test"
     paths = prepare(config, split if split == "test" else None)
-    there = split if split in store.splits(paths["video"]) else "test"
+    there = "test" if split == "val" and split not in store.splits(paths["video"]) else split
     opened = {name: store.read(path, there) for name, path in paths.items()}
     if split == "test" and config.dataset == "videos":
         opened |= factors.of_folder(config, paths["video"], opened["video"])

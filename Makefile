@@ -3,7 +3,8 @@
 # make test: checks the style and runs the quick tests.
 # make test-all: checks the style and runs all tests. Slow ones kill, fill disks, or start processes.
 # make results: trains and compares one, two and three levels on one moving digit, and one level that is
-# as large as three. This takes hours. make results SET=mazes does so on walks through mazes.
+# as large as three. This takes hours. make results SET=busy does so with a bottom level that is busy, and
+# make results SET=mazes on walks through mazes.
 # make results SEEDS=1 LEVELS=3 is a part of it. Started again, it goes on.
 # The first of these installs all packages into .venv.
 
@@ -16,22 +17,24 @@ TEST_FLAGS = -n 2 --dist loadfile
 
 SEEDS = 3
 SET = digits
+LEVELS = 1 3
 RESULTS_FLAGS =
 RESULTS_EVAL_FLAGS =
-ifeq ($(SET),mazes)
-LEVELS = 1 2 3
-RESULTS_CONFIGS = configs/results/mazes_levels_
-RESULTS_DATASET = doom_mazes
-RESULTS_LENGTH = --seq-len 500 --mean-only
-RESULTS_SPANS = 1-8 9-16 17-32 33-64 65-436
-RESULTS_INSTALLED = .venv/installed_mazes
-else
-LEVELS = 1 1_matched 2 3
-RESULTS_CONFIGS = configs/results/levels_
+RESULTS_NAME = $(SET)_levels_
 RESULTS_DATASET = moving_digit
 RESULTS_LENGTH = --seq-len 1000
 RESULTS_SPANS = 1-16 97-104 201-208 297-304 953-960
 RESULTS_INSTALLED = .venv/installed
+ifeq ($(SET),digits)
+LEVELS = 1 1_matched 2 3
+RESULTS_NAME = levels_
+endif
+ifeq ($(SET),mazes)
+LEVELS = 1 2 3
+RESULTS_DATASET = doom_mazes
+RESULTS_LENGTH = --seq-len 500 --mean-only
+RESULTS_SPANS = 1-8 9-16 17-32 33-64 65-436
+RESULTS_INSTALLED = .venv/installed_mazes
 endif
 
 .PHONY: demo demo-mazes results test test-all clean
@@ -50,13 +53,14 @@ demo-mazes: .venv/installed_mazes
 
 results: $(RESULTS_INSTALLED)
 	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do for levels in $(LEVELS); do \
-	  name=levels_$${levels}_seed_$$seed; run=$(LOGS)/$(RESULTS_DATASET)/$$name; \
-	  .venv/bin/python train.py --config $(RESULTS_CONFIGS)$$levels.yml --seed $$seed \
+	  name=$(RESULTS_NAME)$${levels}_seed_$$seed; run=$(LOGS)/$(RESULTS_DATASET)/$$name; \
+	  .venv/bin/python train.py --config configs/results/$(RESULTS_NAME)$$levels.yml --seed $$seed \
 	    --log-root $(LOGS) --name $$name $(RESULTS_FLAGS) || exit; \
 	  [ -e $$run/eval_results ] || .venv/bin/python eval.py --model-dir $$run $(RESULTS_LENGTH) \
 	    --no-save-grid --out $$run/eval_results $(RESULTS_EVAL_FLAGS) || exit; \
 	done; done
-	.venv/bin/python plot.py $(foreach n,$(sort $(LEVELS)),$(LOGS)/$(RESULTS_DATASET)/levels_$(n)_seed_*) \
+	.venv/bin/python plot.py $(foreach n,$(sort $(LEVELS)),\
+	  $(LOGS)/$(RESULTS_DATASET)/$(RESULTS_NAME)$(n)_seed_*) \
 	  --labels $(foreach n,$(sort $(LEVELS)),"levels: $(n)") --out $(LOGS)/results_$(SET).png \
 	  --spans $(RESULTS_SPANS) --animation $(LOGS)/results_$(SET).gif --frames 300
 

@@ -34,6 +34,16 @@ def test_the_models_of_mazes_differ_in_levels_factors_and_sizes_alone():
     assert small == three
 
 
+def test_the_models_with_a_busy_level_differ_in_levels_and_sizes_alone():
+    one, three = (load_config(ROOT / "configs" / "results" / f"busy_levels_{levels}.yml",
+                              {"fast": False}) for levels in (1, 3))
+    assert one.replace(levels=3, tmp_abs_factor=[4, 2], cell_deter_size=three.cell_deter_size,
+                       cell_stoch_size=three.cell_stoch_size) == three
+    assert one.cell_stoch_size == 3 * three.cell_stoch_size
+    sizes = [CWVAE(config).count_params() for config in (one, three)]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.02
+
+
 def test_the_large_level_has_as_many_units_and_parameters_as_three_levels():
     one, three = (load_config(ROOT / "configs" / "results" / f"levels_{name}.yml", {"fast": False})
                   for name in ("1_matched", 3))
@@ -49,6 +59,7 @@ def test_the_large_level_has_as_many_units_and_parameters_as_three_levels():
 
 @pytest.mark.parametrize("kind, configs, runs, length", [
     ("digits", "levels", "here/moving_digit", "--seq-len 1000"),
+    ("busy", "busy_levels", "here/moving_digit", "--seq-len 1000"),
     ("mazes", "mazes_levels", "here/doom_mazes", "--seq-len 500 --mean-only")])
 def test_make_results_runs_the_seeds_and_levels_that_are_asked_for(kind, configs, runs, length):
     said = subprocess.run(
@@ -61,8 +72,8 @@ def test_make_results_runs_the_seeds_and_levels_that_are_asked_for(kind, configs
     trained = [re.findall(r"\w+_\d.yml|--seed \d|--name \S+", line)
                for line in lines if line.startswith("train.py")]
     assert trained == [
-        [f"{configs}_{levels}.yml", f"--seed {seed}", f"--name levels_{levels}_seed_{seed}"]
+        [f"{configs}_{levels}.yml", f"--seed {seed}", f"--name {configs}_{levels}_seed_{seed}"]
         for seed in range(2) for levels in (1, 3)]
     evaluated = [line for line in lines if line.startswith("eval.py")]
     assert len(evaluated) == 4 and all(length in line for line in evaluated)
-    assert lines[-1].startswith(f"plot.py {runs}/levels_")
+    assert lines[-1].startswith(f"plot.py {runs}/{configs}_")

@@ -20,7 +20,7 @@ VERSION = "1"  # Increased when other videos are made than before.
 SPLITS = ("train", "val", "test")
 SIZES = {  # (videos, frames) of each split.
     "full": {"train": (1000, 200), "val": (50, 300), "test": (100, 500)},
-    "demo": {"train": (100, 100), "val": (20, 150), "test": (20, 200)},
+    "demo": {"train": (400, 100), "val": (20, 150), "test": (20, 200)},
 }
 ROOMS = 4  # in each direction
 GRID = 2 * ROOMS + 1

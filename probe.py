@@ -50,8 +50,8 @@ def collect(config, model, data, flags):
         raise tools.UserError(f"dataset: {config.dataset} declares no factors; a probe needs some, as "
                               f"moving_digit has them")
     if flags.num_examples < 4:
-        raise tools.UserError(f"num_examples: {flags.num_examples} videos are too few to fit a probe to "
-                              f"some and test it on others; nearest: 4")
+        raise tools.UserError(f"num_examples: {flags.num_examples} of {len(data)} test videos are too "
+                              f"few to fit a probe to some and test it on others; it needs 4")
     features, factors = {}, {}
     encoder = VideoModel(config, model)
     for first, size in with_progress(flags.num_examples, flags.batch_size):

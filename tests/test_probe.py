@@ -84,7 +84,7 @@ def run_probe(monkeypatch, out, *flags):
     analyze.main()
 
 
-def test_the_levels_of_a_trained_model_hold_which_digit_it_is_and_where(tmp_path, monkeypatch):
+def test_a_trained_model_holds_which_digit_it_is_and_where(tmp_path, monkeypatch):
     monkeypatch.setitem(moving_digit.MovingDigit.SIZES, "one", (1, (1, 40), (1, 40), (40, 40)))
     run_probe(monkeypatch, tmp_path / "out", "--data-root", tmp_path, "--seq-len", 40,
               "--model-dir", ROOT / "pretrained" / "moving_digit_levels_2")
@@ -95,9 +95,12 @@ def test_the_levels_of_a_trained_model_hold_which_digit_it_is_and_where(tmp_path
     assert row["level 0"]["mean"] > 0.7 and column["level 0"]["mean"] > 0.7
     assert (tmp_path / "out" / "probe.png").exists() and (tmp_path / "out" / "probe.pdf").exists()
     assert "| label" in (tmp_path / "out" / "probe.md").read_text()
+    with pytest.raises(tools.UserError, match="3 of 40 test videos are too few .* it needs 4"):
+        run_probe(monkeypatch, tmp_path / "few", "--data-root", tmp_path, "--seq-len", 40,
+                  "--num-examples", 3, "--model-dir", ROOT / "pretrained" / "moving_digit_levels_2")
 
 
-def test_data_without_factors_and_too_few_videos_are_one_line(run_dir, tmp_path, monkeypatch):
+def test_data_without_factors_is_refused(run_dir, tmp_path, monkeypatch):
     with pytest.raises(tools.UserError, match="moving_digits_demo declares no factors"):
         run_probe(monkeypatch, tmp_path / "out", "--model-dir", run_dir)
     assert not (tmp_path / "out").exists()

@@ -26,6 +26,7 @@ from test_docs import FENCE, fill_tables
 import cells
 import metrics
 import tools
+from video_data import doom_mazes
 from video_data.moving_digit import MovingDigit
 from video_data.moving_digits import MovingDigits
 
@@ -45,7 +46,7 @@ QUICK = SMALL.replace("--max-steps 50", "--max-steps 2")
 
 # Videos and frames of a split, and the small ones in their place.
 SMALL_DATA = {(2000, 100): (40, 100), (500, 100): (40, 100), (100, 400): (2, 400),
-              (100, 1000): (4, 1000)}
+              (100, 1000): (4, 1000), (100, 500): (2, 500)}
 
 # A printed command (a regular expression that all of it matches), what runs instead, and the reason.
 INSTEAD = [
@@ -249,6 +250,8 @@ def small_data(monkeypatch):
     for builder in (MovingDigit, MovingDigits):
         monkeypatch.setattr(builder, "SIZES", {
             name: small(sizes) for name, sizes in builder.SIZES.items()})
+    monkeypatch.setitem(doom_mazes.SIZES, "full", {
+        split: small([size])[0] for split, size in doom_mazes.SIZES["full"].items()})
 
 
 @pytest.mark.slow

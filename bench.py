@@ -19,7 +19,7 @@ def parse_flags():
     for name, text in [("train", "the parts of a training step, and all of it"),
                        ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
         command = commands.add_parser(name, help=text)
-        command.add_argument("--json", metavar="FILE", help="also write the results there")
+        command.add_argument("--json", metavar="FILE", help="also write the results to this file")
         if name == "data":
             command.add_argument("--videos", type=whole_number("videos", 2), default=40,
                                  help="how many videos of 500 frames (default: 40)")
@@ -30,7 +30,7 @@ def parse_flags():
             continue
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
         command.add_argument("--runs", type=whole_number("runs", 1), default=7,
-                             help="how often to time each (default: 7)")
+                             help="how often to time each part (default: 7)")
         if name == "eval":
             command.add_argument("--samples", type=whole_number("samples", 1), nargs="+",
                                  default=[1, 10, 100], metavar="N",
@@ -38,7 +38,8 @@ def parse_flags():
         command.add_argument("--plain", action="store_true", help="also time the plain form")
         if name == "train":
             command.add_argument("--only", choices=["step"], help="time only the whole step")
-            command.add_argument("--export-hlo", metavar="DIR", help="write the compiled step there")
+            command.add_argument("--export-hlo", metavar="DIR",
+                                 help="also write the compiled step into this folder")
         add_config_flags(command)
     return parser.parse_args()
 

@@ -41,8 +41,8 @@ class Config:
     image_size: int = _key(64, "side of a frame in pixels", "model", choices=(32, 64, 128, 256))
     fit: str = _key("crop", "how a frame of your videos becomes a square: crop to the middle, pad with "
                             "black, or stretch", "training", choices=("crop", "pad", "stretch"))
-    fps: float | None = _key(None, "resample your videos to so many frames a second, by their time "
-                                   "stamps (null: as recorded)", "training", above=0)
+    fps: float | None = _key(None, "frames a second to which your videos are resampled, by their "
+                                   "time stamps (null: as recorded)", "training", above=0)
     files: str | list[str] | None = _key(
         None, "which of your videos to read: a pattern of paths below data_root, or a list; * is any "
               "text, !*_gt/* leaves out, a.h5:data/*/rgb picks arrays in a file (null: all)",
@@ -54,8 +54,7 @@ class Config:
         False, "keep the frames of a damaged video before its first damaged frame (false: leave such "
                "videos out)", "training")
     cache_root: str | None = _key(
-        None, "folder that prepared data go to, where data_root is not to be written to (null: "
-              "data_root)")
+        None, "folder for prepared data, if nobody may write to data_root (null: data_root)")
     seq_len: int = _key(100, "frames of a training clip", "training", min=1)
     eval_seq_len: int | None = _key(
         None, "frames of a validation and evaluation sequence (null: seq_len)", min=2)
@@ -127,13 +126,14 @@ class Config:
     num_epochs: int = _key(300, "passes over the training clips", min=1)
     max_steps: int | None = _key(None, "number of training steps (null: from num_epochs)", min=1)
     init_from: str | None = _key(
-        None, "a run, its model/ or a model_<step>/ whose weights a new run starts from")
+        None, "the run, model/ or model_<step>/ whose weights a new run starts from")
     beta: float | list[float] | None = _key(
         None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
     beta_warmup_steps: int = _key(
         0, "steps during which the weight of the KL rises from 0", "training", min=0)
     free_nats: float | list[float] | None = _key(
-        None, "nats of a level's KL that cost nothing: a number, or one per level from the bottom",
+        None, "nats of a level's KL in a training clip that cost nothing: a number, or one per level "
+              "from the bottom",
         "training", min=0)
     kl_grad_post_perc: float | None = _key(
         None, "share of the KL's gradient that trains the posterior (null: no balance)", "training",

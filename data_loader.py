@@ -15,10 +15,10 @@ from flags import EPILOG, Parser, parse_config_flags
 
 def read_config():
     """The config that the command line asks for, and the file to draw into."""
-    parser = Parser(description="Says what a config's data are, and draws what the model sees.",
+    parser = Parser(description="Describes a config's data, and draws clips as the model sees them.",
                     epilog=EPILOG)
     parser.add_argument("--out", default="data.png", metavar="FILE",
-                        help="contact sheet: a training clip a row (default: data.png)")
+                        help="picture to write: one training clip in each row (default: data.png)")
     path, values, flags = parse_config_flags(parser)
     return load_config(path, values), flags["out"]
 

@@ -87,7 +87,8 @@ def parse_self_check_flags(argv=None):
         return None
     parser = Parser(description="Trains 20 steps of a small model; compares the losses with a CPU's.")
     parser.add_argument("--self-check", nargs="?", const="compare", choices=("compare", "refresh"),
-                        required=True, metavar="refresh", help="refresh: keep the losses of this CPU")
+                        required=True, metavar="refresh",
+                        help="refresh: write this CPU's losses into self_check.json")
     for key in ("precision", "jit"):
         help = Config.__dataclass_fields__[key].metadata["help"]
         parser.add_argument(f"--{key}", metavar="V", default=argparse.SUPPRESS, help=help)
@@ -115,7 +116,8 @@ def _parse_flag(key, text):
 
 EVALUATION_FLAGS = {
     "model_dir": dict(
-        required=True, metavar="DIR", help="a run directory, its model/, or one of its model_<step>/"),
+        required=True, metavar="DIR",
+        help="a run directory, its model/, model_best/ or model_<step>/, or a checkpoint"),
     "data_root": dict(
         type=lambda text: existing("data_root", text), metavar="PATH",
         help="where the data is (default: the config's)"),

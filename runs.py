@@ -22,6 +22,7 @@ from tools import UserError, directory_atomically, write_atomically, writing
 from video_model import VideoModel
 
 MEAN_FRAME = "mean_frame.npz"
+CHECKPOINTS = "a run directory, its model/, model_best/ or model_<step>/, or a checkpoint"
 
 
 class Damaged(UserError):
@@ -32,22 +33,21 @@ class Damaged(UserError):
 
 
 def find_checkpoint(model_dir):
-    """Returns (run directory, checkpoint prefix) of a run directory, its model/ or a model_<step>/.
+    """Returns (run directory, checkpoint prefix) of a run directory or a part of it.
 
-    model_dir may also name one checkpoint, such as model/ckpt-20. Raises UserError if there is none.
+    Raises UserError if there is none.
     """
     given, model_dir = model_dir, os.path.abspath(os.path.expanduser(model_dir))
     one = model_dir if _is_there(model_dir) else None
     if one:
         model_dir = os.path.dirname(model_dir)
     if not os.path.isdir(model_dir):
-        raise UserError(f"model-dir: {given} is no directory; give a run directory, "
-                        f"its model/ or a model_<step>/")
+        raise UserError(f"model-dir: {given} is no directory; give {CHECKPOINTS}")
     has_config = os.path.exists(os.path.join(model_dir, "config.yml"))
     run_dir = model_dir if has_config else os.path.dirname(model_dir)
     if not os.path.exists(os.path.join(run_dir, "config.yml")):
         raise UserError(f"model-dir: no config.yml in {model_dir} or the directory above it; "
-                        f"give a run directory, its model/ or a model_<step>/")
+                        f"give {CHECKPOINTS}")
     directory = os.path.join(run_dir, "model") if has_config else model_dir
     prefixes = [one] if one else _prefixes(directory)
     if not prefixes:

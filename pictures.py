@@ -72,6 +72,15 @@ def encode_gif(frames, fps=FPS):
         return file.getvalue()
 
 
+def encode_webp(frames, fps=FPS):
+    """The bytes of a WebP animation that loops for ever, from frames [T, H, W, C]. It loses details."""
+    images = [to_image(frame).convert("RGB") for frame in to_uint8(frames)]
+    with io.BytesIO() as file:
+        images[0].save(file, "webp", save_all=True, append_images=images[1:], duration=round(1000 / fps),
+                       loop=0, quality=75)
+        return file.getvalue()
+
+
 def _grey_within_borders(frames):
     """Images that share a palette of greys and border colours; None if they have other colours."""
     greys = np.rint(np.linspace(0, 255, 254)).astype(np.uint8)
@@ -183,6 +192,18 @@ def comparison_gif_frames(rows, first):
         return np.asarray(image)[..., None].repeat(channels, -1)
 
     return np.concatenate([np.stack([captions(first + n) for n in range(frames)]), stacked], 2)
+
+
+def above_each_other(videos):
+    """Joins videos [T, H_i, W_i, C_i] of equal length from top to bottom, white beside the narrow ones.
+
+    Returns: [T, H, W, C] uint8, in grey if all are.
+    """
+    width, channels = (max(video.shape[axis] for video in videos) for axis in (2, 3))
+    wide = [np.pad(np.repeat(video, channels // video.shape[3], 3),
+                   [(0, 0), (0, 0), (0, width - video.shape[2]), (0, 0)], constant_values=255)
+            for video in videos]
+    return _stack(wide, axis=1, gap=255)
 
 
 def bordered(video, context, scale, border):

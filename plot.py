@@ -25,9 +25,9 @@ def parse_flags():
     parser.add_argument("--together", action="store_true",
                         help="draw all results into one panel, even if their data, contexts or "
                              "conventions differ (default: a row of panels for each)")
-    parser.add_argument("--animation", metavar="FILE.gif",
-                        help="also write an animation: the truth above the first prediction of each "
-                             "curve")
+    parser.add_argument("--animation", metavar="FILE",
+                        help="also write an animation, a .gif or a smaller .webp: the truth above the "
+                             "first prediction of each curve, in a block for each set of videos")
     parser.add_argument("--examples", nargs="+", type=whole_number("examples", 0), metavar="N",
                         help="numbers of the test videos in the animation (default: 0 to 5)")
     parser.add_argument("--frames", type=whole_number("frames", 1), metavar="N",
@@ -71,6 +71,7 @@ from pictures import look
 # The labels of axes. A term that is not here is labelled by its name.
 LOSSES = {"total_loss": "Loss", "nll_term": "Negative log-likelihood\n", "kl_term": "KL"}
 PANELS = 3  # a row
+ANIMATIONS = {".gif": pictures.encode_gif, ".webp": pictures.encode_webp}
 ANIMATION_FPS = 20
 
 
@@ -80,8 +81,9 @@ def main():
     formats = Figure().canvas.get_supported_filetypes()
     if suffix[1:] not in formats:
         raise UserError(f"out: {flags.out} must end in one of {', '.join(sorted(formats))}")
-    if flags.animation and not flags.animation.endswith(".gif"):
-        raise UserError(f"animation: {flags.animation} must end in .gif")
+    kind = os.path.splitext(flags.animation or "")[1]
+    if flags.animation and kind not in ANIMATIONS:
+        raise UserError(f"animation: {flags.animation} must end in {' or '.join(ANIMATIONS)}")
 
     curves = group_seeds([read_result(path) for path in flags.dirs])
     if flags.labels and len(flags.labels) != len(curves):
@@ -92,7 +94,7 @@ def main():
         frames = animated(curves, labels, flags.examples, flags.frames)
         try:
             with write_atomically(flags.animation, "wb") as file:
-                file.write(pictures.encode_gif(frames, ANIMATION_FPS))
+                file.write(ANIMATIONS[kind](frames, ANIMATION_FPS))
         except OSError as error:
             raise cannot_write("animation", flags.animation, error) from None
     try:
@@ -110,8 +112,8 @@ def main():
 def animated(curves, labels, examples, frames):
     """The frames of an animation: the truth above the prediction of each curve's first result.
 
-    Raises UserError if an evaluation lacks one of the examples, or if the curves have different videos
-    or contexts.
+    Curves with other videos or another context get a block of their own below.
+    Raises UserError if a curve has no evaluation, or if an evaluation lacks one of the examples.
     """
     shapes = [values.shape for curve in curves for values in curve.scores.values()]
     frames = min([length for *_, length in shapes] + [frames or sys.maxsize])
@@ -126,16 +128,16 @@ def animated(curves, labels, examples, frames):
             except FileNotFoundError:
                 raise UserError(f"examples: {path} does not exist") from None
 
-    for curve in curves:
+    blocks = {}
+    for label, curve in zip(labels, curves, strict=True):
         if curve.evaluation is None:
             raise UserError(f"animation: {curve.path} has no evaluation")
-        if data_of(curve) != data_of(curves[0]) or curve.context != curves[0].context:
-            raise UserError(f"animation: {curve.path} has other videos or another context than "
-                            f"{curves[0].path}")
-    rows = [("truth", list(videos(curves[0], "sample{}_gt/gt_pred.npz"))),
-            *((label, list(videos(curve, "sample{}/random_sample_1.npz")))
-              for label, curve in zip(labels, curves, strict=True))]
-    return pictures.comparison_gif_frames(rows, curves[0].context + 1)
+        block = blocks.setdefault((data_of(curve), curve.context), [])
+        if not block:
+            block.append(("truth", list(videos(curve, "sample{}_gt/gt_pred.npz"))))
+        block.append((label, list(videos(curve, "sample{}/random_sample_1.npz"))))
+    return pictures.above_each_other([
+        pictures.comparison_gif_frames(block, context + 1) for (_, context), block in blocks.items()])
 
 
 # ------------------------------------------------------------------------------------------- figure

@@ -441,19 +441,37 @@ def test_one_level_is_not_labelled_by_a_factor(make_run):
         "levels 1", "levels 3, tmp_abs_factor 4"]
 
 
-def test_an_animation_shows_the_truth_above_what_each_predicts(make_run, tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 256, (2, 8, 64, 64, 1), np.uint8)
-    runs, predicted = [], []
-    for levels in (3, 1):
-        runs.append(make_run(f"levels_{levels}", levels=levels))
-        predicted.append(rng.integers(0, 256, truth.shape, np.uint8))
-        (evaluation,) = runs[-1].glob("eval_*")
+@pytest.fixture
+def with_videos(make_run):
+    """Makes a run with saved videos. Returns it, the truth and the predictions, [2, 8, 64, 64, 1]."""
+    def make(name, **settings):
+        run, (truth, predicted) = make_run(name, **settings), (
+            np.random.default_rng(seed).integers(0, 256, (2, 8, 64, 64, 1), np.uint8)
+            for seed in (0, settings["levels"]))
+        (evaluation,) = run.glob("eval_*")
         for example in range(2):
-            for folder, name, videos in [(f"sample{example}", "random_sample_1", predicted[-1]),
+            for folder, file, videos in [(f"sample{example}", "random_sample_1", predicted),
                                          (f"sample{example}_gt", "gt_pred", truth)]:
                 (evaluation / folder).mkdir()
-                np.savez(evaluation / folder / f"{name}.npz", videos[example])
+                np.savez(evaluation / folder / f"{file}.npz", videos[example])
+        return run, truth, predicted
+    return make
+
+
+def test_an_animation_has_a_block_for_each_set_of_videos(with_videos, tmp_path, monkeypatch):
+    runs = [with_videos(f"levels_{levels}", levels=levels, frame_skip=skip)[0]
+            for levels, skip in ((3, 1), (1, 1), (2, 2))]
+    out = tmp_path / "blocks.webp"
+    run_plot(monkeypatch, *runs, "--out", tmp_path / "figure.png", "--animation", out,
+             "--examples", 0, 1)
+    with Image.open(out) as animation:
+        assert animation.n_frames == 8 and animation.height == (3 * 66 - 2) + 2 + (2 * 66 - 2)
+
+
+def test_an_animation_shows_the_truth_above_what_each_predicts(
+        with_videos, make_run, tmp_path, monkeypatch):
+    made = [with_videos(f"levels_{levels}", levels=levels) for levels in (3, 1)]
+    runs, truth, predicted = [run for run, *_ in made], made[0][1], [made[0][2], made[1][2]]
     out = tmp_path / "comparison.gif"
     flags = ["--out", tmp_path / "figure.png", "--animation", out]
     run_plot(monkeypatch, *runs, *flags, "--examples", 1, 0, "--frames", 5)
@@ -471,7 +489,7 @@ def test_an_animation_shows_the_truth_above_what_each_predicts(make_run, tmp_pat
         run_plot(monkeypatch, *runs, *flags, "--examples", 7)
     with pytest.raises(UserError, match="animation: .* has no evaluation"):
         run_plot(monkeypatch, make_run("bare", levels=2, evaluated=False), *flags)
-    with pytest.raises(UserError, match="animation: .* must end in .gif"):
+    with pytest.raises(UserError, match="animation: .* must end in .gif or .webp"):
         run_plot(monkeypatch, *runs, "--out", tmp_path / "figure.png", "--animation", tmp_path / "a.mp4")
     with pytest.raises(UserError, match="frames: 0 is out of range; nearest: 1"):
         run_plot(monkeypatch, *runs, *flags, "--frames", 0)

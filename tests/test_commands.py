@@ -46,7 +46,7 @@ QUICK = SMALL.replace("--max-steps 50", "--max-steps 2")
 
 # Videos and frames of a split, and the small ones in their place.
 SMALL_DATA = {(2000, 100): (40, 100), (500, 100): (40, 100), (100, 400): (2, 400),
-              (100, 1000): (4, 1000), (100, 500): (2, 500)}
+              (100, 1000): (4, 1000), (100, 500): (4, 500)}
 
 # A printed command (a regular expression that all of it matches), what runs instead, and the reason.
 INSTEAD = [
@@ -59,7 +59,7 @@ INSTEAD = [
     (r"(python3 eval\.py .*--num-examples) (10|20|50)\b(.*)", r"\1 2\3 --no-save-grid", HOURS),
     (r"(python3 eval\.py --model-dir=\S+(?: --seq-len \d+ --mean-only)?)",
      r"\1 --num-examples 2 --no-save-grid", HOURS),
-    (r"(python3 analyze\.py .*)--num-examples [25]0(.*)", r"\1--num-examples 4\2", HOURS),
+    (r"(python3 analyze\.py .*)--num-examples [2-6]0(.*)", r"\1--num-examples 4\2", HOURS),
     (r"(python3 analyze\.py information .*)", r"\1 --num-examples 2", HOURS),
     (r"(python3 bench\.py train) --config \S+ (.*)", r"\1 --config tiny.yml --runs 1 \2", HOURS),
     (r"(python3 bench\.py eval) --config \S+ .*", r"\1 --config tiny.yml --runs 1 --samples 1", HOURS),

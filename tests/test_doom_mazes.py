@@ -222,6 +222,13 @@ def test_an_evaluation_makes_the_test_videos_alone(small):
     np.testing.assert_array_equal(store.read(paths["video"], "test")[2], kept)
 
 
+@needs_engine
+def test_a_store_grows_and_shrinks_with_the_sizes(small, monkeypatch):
+    for videos, frames, clips in ((4, 24, 8), (6, 24, 12), (3, 24, 6), (3, 36, 9)):
+        monkeypatch.setitem(doom_mazes.SIZES, "demo", SMALL | {"train": (videos, frames)})
+        assert data_loader.Clips(small).num_clips == clips
+
+
 def test_without_vizdoom_one_line_says_how_to_get_it(small, monkeypatch):
     monkeypatch.setattr(doom_engine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="install it by: pip install -r requirements-mazes.txt"):

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -112,48 +113,49 @@ def _prepare_made(config, dataset, split):
     paths = {"video": f"{root}.frames{_size_suffix(config)}"}
     source = module.source(config, store.source(paths["video"]))
     paths |= {name: f"{root}.{name}" for name in (*["actions"] * dataset.actions, *dataset.factors)}
+    sizes = module.SIZES[dataset.config]
+    keys = {of: [f"{source} {of} {index} {frames}" for index in range(count)]
+            for of, (count, frames) in sizes.items()}
 
     def missing():
-        return any(store.source(path) != source or store.lacks(path, split) for path in paths.values())
+        return any(store.source(path) != source or store.lacks(path, split)
+                   or not store.holds(path, keys) for path in paths.values())
 
     def build():
-        _make(config, module, module.SIZES[dataset.config], source, paths, split)
+        _make(config, module, sizes, keys, source, paths, split)
 
     store.prepare_once(config, root, paths.values(), missing, build)
     return {name: path for name, path in paths.items() if name != "actions" or config.actions}
 
 
-def _make(config, module, sizes, source, paths, only):
+def _make(config, module, sizes, keys, source, paths, only):
     """Makes the videos that any store at paths lacks, and adds them to each that lacks them.
 
-    sizes: for every split (videos, frames of each). only: the split to make; None for all.
+    sizes: for every split (videos, frames of each). keys: for every split a key for each video.
+    only: the split to make; None for all.
     """
-    keys = {(split, index): f"{source} {split} {index} {frames}"
-            for split, (count, frames) in sizes.items() for index in range(count)}
     with contextlib.ExitStack() as opened:
-        writers = {name: opened.enter_context(store.Writer(path, keys.values()))
+        writers = {name: opened.enter_context(store.Writer(path, itertools.chain(*keys.values())))
                    for name, path in paths.items()}
 
-        def lacking(video):
-            return [name for name, writer in writers.items() if keys[video] not in writer.pieces]
+        def lacking(split, index):
+            return [name for name, writer in writers.items() if keys[split][index] not in writer.pieces]
 
-        wanted = [(split, index, sizes[split][1]) for split, index in filter(lacking, keys)
-                  if only in (None, split)]
+        wanted = [(split, index, frames) for split, (count, frames) in sizes.items()
+                  if only in (None, split) for index in range(count) if lacking(split, index)]
         frame = config.image_size**2 * config.channels
         store.check_space(store.home(config), frame * sum(frames for *_, frames in wanted),
                           f"Making {config.dataset}")
         videos_made = opened.enter_context(contextlib.closing(module.make(config, wanted)))
         for split, index, arrays in tqdm(videos_made, f"Making {config.dataset}", len(wanted),
                                          unit=" videos", file=sys.stderr):
-            for name in lacking((split, index)):
+            for name in lacking(split, index):
                 value = arrays[name][None] if name in PER_VIDEO else arrays[name]
-                writers[name].add(keys[split, index], [(f"{split}[{index}]", value)])
+                writers[name].add(keys[split][index], [(f"{split}[{index}]", value)])
         for writer in writers.values():
-            whole = [split for split, (count, _) in sizes.items()
-                     if all(keys[split, index] in writer.pieces for index in range(count))]
-            writer.commit(source, {split: [(keys[split, index], 0) for index in range(sizes[split][0])]
-                                   for split in whole},
-                          left_out=[split for split in sizes if split not in whole])
+            whole = [split for split in keys if all(key in writer.pieces for key in keys[split])]
+            writer.commit(source, {split: [(key, 0) for key in keys[split]] for split in whole},
+                          left_out=[split for split in keys if split not in whole])
 
 
 def notice(dataset):

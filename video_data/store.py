@@ -107,6 +107,16 @@ def splits(path):
     return list(read_header(path)["splits"])
 
 
+def holds(path, keys):
+    """Whether each split of the store has as many videos as keys, and these pieces.
+
+    keys: for every split the keys of its pieces, each of one video.
+    """
+    header = read_header(path)
+    return all(len(videos["names"]) == len(keys[split]) and header["pieces"].keys() >= set(keys[split])
+               for split, videos in header["splits"].items())
+
+
 def lacks(path, split=None):
     """Whether the store at path was built without a split of its data; by default, without any one."""
     left_out = read_header(path).get("left_out", [])

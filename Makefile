@@ -3,8 +3,8 @@
 # make test: checks the style and runs the quick tests.
 # make test-all: checks the style and runs all tests. Slow ones kill, fill disks, or start processes.
 # make results: trains and compares one, two and three levels on one moving digit, and one level that is
-# as large as three. This takes hours. make results SET=busy does so with a bottom level that is busy, and
-# make results SET=mazes on walks through mazes.
+# as large as three. This takes hours. make results SET=busy compares one large level and three levels
+# where the bottom level is busy, and make results SET=mazes does so on walks through mazes.
 # make results SEEDS=1 LEVELS=3 is a part of it. Started again, it goes on.
 # The first of these installs all packages into .venv.
 
@@ -17,7 +17,6 @@ TEST_FLAGS = -n 2 --dist loadfile
 
 SEEDS = 3
 SET = digits
-LEVELS = 1 3
 RESULTS_FLAGS =
 RESULTS_EVAL_FLAGS =
 RESULTS_NAME = $(SET)_levels_
@@ -28,13 +27,16 @@ RESULTS_INSTALLED = .venv/installed
 ifeq ($(SET),digits)
 LEVELS = 1 1_matched 2 3
 RESULTS_NAME = levels_
-endif
-ifeq ($(SET),mazes)
+else ifeq ($(SET),busy)
+LEVELS = 1 3
+else ifeq ($(SET),mazes)
 LEVELS = 1 2 3
 RESULTS_DATASET = doom_mazes
 RESULTS_LENGTH = --seq-len 500 --mean-only
 RESULTS_SPANS = 1-8 9-16 17-32 33-64 65-436
 RESULTS_INSTALLED = .venv/installed_mazes
+else
+$(error SET is digits, busy or mazes, not $(SET))
 endif
 
 .PHONY: demo demo-mazes results test test-all clean

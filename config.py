@@ -126,7 +126,7 @@ class Config:
     num_epochs: int = _key(300, "passes over the training clips", min=1)
     max_steps: int | None = _key(None, "number of training steps (null: from num_epochs)", min=1)
     init_from: str | None = _key(
-        None, "the run, model/ or model_<step>/ whose weights a new run starts from")
+        None, "the run, or the checkpoint in it, whose weights a new run starts from")
     beta: float | list[float] | None = _key(
         None, "weight of the KL: a number, or one per level from the bottom", "training", min=0)
     beta_warmup_steps: int = _key(

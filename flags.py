@@ -114,10 +114,10 @@ def _parse_flag(key, text):
 
 # ------------------------------------------------------------------- flags of eval.py and analyze.py
 
+CHECKPOINTS = "a run directory, its model/, model_best/ or model_<step>/, or a checkpoint"
 EVALUATION_FLAGS = {
     "model_dir": dict(
-        required=True, metavar="DIR",
-        help="a run directory, its model/, model_best/ or model_<step>/, or a checkpoint"),
+        required=True, metavar="DIR", help=CHECKPOINTS),
     "data_root": dict(
         type=lambda text: existing("data_root", text), metavar="PATH",
         help="where the data is (default: the config's)"),

@@ -27,6 +27,7 @@ CONTEXT_RGB, PREDICTED_RGB = (0, 114, 178), (213, 94, 0)  # BLUE, VERMILLION
 
 FPS = 12.5  # A GIF gives durations in hundredths of a second: a frame takes 8.
 GAP, SEPARATOR = 128, 2  # the grey between pictures, and how many pixels of it
+WEBP_PIXELS = 2**14 - 1  # the most that a side of a WebP picture may have
 PALETTE_FRAMES = 16  # The colours of a GIF come from so many of its frames.
 
 
@@ -195,13 +196,13 @@ def comparison_gif_frames(rows, first):
 
 
 def above_each_other(videos):
-    """Joins videos [T, H_i, W_i, C_i] of equal length from top to bottom, white beside the narrow ones.
+    """Joins videos [T, H_i, W_i, C_i] of equal length from top to bottom, flush right on white.
 
     Returns: [T, H, W, C] uint8, in grey if all are.
     """
     width, channels = (max(video.shape[axis] for video in videos) for axis in (2, 3))
     wide = [np.pad(np.repeat(video, channels // video.shape[3], 3),
-                   [(0, 0), (0, 0), (0, width - video.shape[2]), (0, 0)], constant_values=255)
+                   [(0, 0), (0, 0), (width - video.shape[2], 0), (0, 0)], constant_values=255)
             for video in videos]
     return _stack(wide, axis=1, gap=255)
 

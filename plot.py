@@ -92,6 +92,9 @@ def main():
     text = table(curves, labels, flags.spans)
     if flags.animation:
         frames = animated(curves, labels, flags.examples, flags.frames)
+        if kind == ".webp" and max(frames.shape[1:3]) > pictures.WEBP_PIXELS:
+            raise UserError(f"animation: {frames.shape[2]} x {frames.shape[1]} pixels are too many for "
+                            f"a .webp; name a .gif, or fewer examples")
         try:
             with write_atomically(flags.animation, "wb") as file:
                 file.write(ANIMATIONS[kind](frames, ANIMATION_FPS))
@@ -132,12 +135,16 @@ def animated(curves, labels, examples, frames):
     for label, curve in zip(labels, curves, strict=True):
         if curve.evaluation is None:
             raise UserError(f"animation: {curve.path} has no evaluation")
-        block = blocks.setdefault((data_of(curve), curve.context), [])
-        if not block:
-            block.append(("truth", list(videos(curve, "sample{}_gt/gt_pred.npz"))))
-        block.append((label, list(videos(curve, "sample{}/random_sample_1.npz"))))
-    return pictures.above_each_other([
-        pictures.comparison_gif_frames(block, context + 1) for (_, context), block in blocks.items()])
+        blocks.setdefault((data_of(curve), curve.context), []).append((label, curve))
+    drawn = []
+    for (_, context), block in blocks.items():
+        first = block[0][1]
+        name = f" ({first.settings.get('dataset')})" if len(blocks) > 1 else ""
+        rows = [(f"truth{name}", list(videos(first, "sample{}_gt/gt_pred.npz"))),
+                *((label, list(videos(curve, "sample{}/random_sample_1.npz")))
+                  for label, curve in block)]
+        drawn.append(pictures.comparison_gif_frames(rows, context + 1))
+    return pictures.above_each_other(drawn)
 
 
 # ------------------------------------------------------------------------------------------- figure

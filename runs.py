@@ -18,11 +18,11 @@ import original
 import published
 from config import load_config
 from cwvae import CWVAE
+from flags import CHECKPOINTS
 from tools import UserError, directory_atomically, write_atomically, writing
 from video_model import VideoModel
 
 MEAN_FRAME = "mean_frame.npz"
-CHECKPOINTS = "a run directory, its model/, model_best/ or model_<step>/, or a checkpoint"
 
 
 class Damaged(UserError):
@@ -33,8 +33,10 @@ class Damaged(UserError):
 
 
 def find_checkpoint(model_dir):
-    """Returns (run directory, checkpoint prefix) of a run directory or a part of it.
+    """Returns (run directory, checkpoint prefix).
 
+    model_dir: a run directory, its model/, model_best/ or model_<step>/, or a checkpoint such as
+        model/ckpt-20.
     Raises UserError if there is none.
     """
     given, model_dir = model_dir, os.path.abspath(os.path.expanduser(model_dir))

@@ -445,9 +445,10 @@ def test_one_level_is_not_labelled_by_a_factor(make_run):
 def with_videos(make_run):
     """Makes a run with saved videos. Returns it, the truth and the predictions, [2, 8, 64, 64, 1]."""
     def make(name, **settings):
-        run, (truth, predicted) = make_run(name, **settings), (
+        run = make_run(name, **settings)
+        truth, predicted = (
             np.random.default_rng(seed).integers(0, 256, (2, 8, 64, 64, 1), np.uint8)
-            for seed in (0, settings["levels"]))
+            for seed in (settings.get("frame_skip", 1), 10 + settings["levels"]))
         (evaluation,) = run.glob("eval_*")
         for example in range(2):
             for folder, file, videos in [(f"sample{example}", "random_sample_1", predicted),
@@ -459,13 +460,26 @@ def with_videos(make_run):
 
 
 def test_an_animation_has_a_block_for_each_set_of_videos(with_videos, tmp_path, monkeypatch):
-    runs = [with_videos(f"levels_{levels}", levels=levels, frame_skip=skip)[0]
+    made = [with_videos(f"levels_{levels}", levels=levels, frame_skip=skip)
             for levels, skip in ((3, 1), (1, 1), (2, 2))]
-    out = tmp_path / "blocks.webp"
-    run_plot(monkeypatch, *runs, "--out", tmp_path / "figure.png", "--animation", out,
-             "--examples", 0, 1)
-    with Image.open(out) as animation:
-        assert animation.n_frames == 8 and animation.height == (3 * 66 - 2) + 2 + (2 * 66 - 2)
+    flags = [*(run for run, *_ in made), "--out", tmp_path / "figure.png", "--examples", 0, 1]
+    run_plot(monkeypatch, *flags, "--animation", tmp_path / "blocks.gif")
+    with Image.open(tmp_path / "blocks.gif") as gif:
+        gif.seek(3)
+        shown = np.asarray(gif.convert("L"))
+    rows = [made[0][1], made[0][2], made[1][2], made[2][1], made[2][2]]  # two truths, three predictions
+    assert shown.shape[0] == 5 * 66 - 2
+    for row, videos in enumerate(rows):
+        np.testing.assert_array_equal(shown[66 * row:66 * row + 64, -64:], videos[1, 3, :, :, 0])
+    run_plot(monkeypatch, *flags, "--animation", tmp_path / "blocks.webp")
+    with Image.open(tmp_path / "blocks.webp") as webp:
+        assert webp.n_frames == 8 and webp.size == shown.shape[::-1]
+        webp.seek(3)
+        lossy = np.asarray(webp.convert("L"))
+    assert np.corrcoef(lossy.ravel(), shown.ravel())[0, 1] > 0.9
+    monkeypatch.setattr(pictures, "WEBP_PIXELS", 100)
+    with pytest.raises(UserError, match=r"animation: \d+ x 328 pixels are too many for a .webp"):
+        run_plot(monkeypatch, *flags, "--animation", tmp_path / "large.webp")
 
 
 def test_an_animation_shows_the_truth_above_what_each_predicts(

@@ -34,7 +34,7 @@ def test_the_models_of_mazes_differ_in_levels_factors_and_sizes_alone():
     assert small == three
 
 
-def test_the_models_with_a_busy_level_differ_in_levels_and_sizes_alone():
+def test_the_models_with_a_busy_level_differ_in_levels_factors_and_sizes_alone():
     one, three = (load_config(ROOT / "configs" / "results" / f"busy_levels_{levels}.yml",
                               {"fast": False}) for levels in (1, 3))
     assert one.replace(levels=3, tmp_abs_factor=[4, 2], cell_deter_size=three.cell_deter_size,
@@ -77,3 +77,20 @@ def test_make_results_runs_the_seeds_and_levels_that_are_asked_for(kind, configs
     evaluated = [line for line in lines if line.startswith("eval.py")]
     assert len(evaluated) == 4 and all(length in line for line in evaluated)
     assert lines[-1].startswith(f"plot.py {runs}/{configs}_")
+
+
+@pytest.mark.parametrize("kind, levels", [
+    ("digits", "1 1_matched 2 3"), ("busy", "1 3"), ("mazes", "1 2 3")])
+def test_make_results_compares_the_models_of_a_set(kind, levels):
+    said = subprocess.run(["make", "-n", "results", f"SET={kind}"], cwd=ROOT, text=True,
+                          capture_output=True, check=True).stdout
+    assert f"for levels in {levels}; do" in said
+    prefix = "levels_" if kind == "digits" else f"{kind}_levels_"
+    for level in levels.split():
+        assert (ROOT / "configs" / "results" / f"{prefix}{level}.yml").exists()
+
+
+def test_make_results_names_the_sets():
+    done = subprocess.run(["make", "-n", "results", "SET=digit"], cwd=ROOT, text=True,
+                          capture_output=True)
+    assert done.returncode == 2 and "SET is digits, busy or mazes, not digit" in done.stderr

@@ -111,8 +111,9 @@ def evaluate(config, model, data, flags, settings, out):
                 if len(sheet) < SHEET_EXAMPLES:
                     sheet.append({"truth": video, **{
                         label: frames[row, number] for number, label in labels.items()}})
+        background.start(pictures.save_contact_sheet, os.path.join(out, "contact_sheet.png"), sheet,
+                         config.open_loop_ctx)
         background.wait()
-    pictures.save_contact_sheet(os.path.join(out, "contact_sheet.png"), sheet, config.open_loop_ctx)
     values = {name: np.concatenate([scores[name] for scores in values]) for name in values[0]}
     predicted = config.eval_seq_len - config.open_loop_ctx
     distance = fvd and fvd_of(fvd, features, predicted)

@@ -116,8 +116,7 @@ def _parse_flag(key, text):
 
 CHECKPOINTS = "a run directory, its model/, model_best/ or model_<step>/, or a checkpoint"
 EVALUATION_FLAGS = {
-    "model_dir": dict(
-        required=True, metavar="DIR", help=CHECKPOINTS),
+    "model_dir": dict(required=True, metavar="DIR", help=CHECKPOINTS),
     "data_root": dict(
         type=lambda text: existing("data_root", text), metavar="PATH",
         help="where the data is (default: the config's)"),

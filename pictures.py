@@ -69,19 +69,20 @@ def encode_gif(frames, fps=FPS):
         images = [to_image(frame) for frame in frames]
     else:
         images = _grey_within_borders(frames) or _of_one_palette(frames)
-    with io.BytesIO() as file:
-        # A palette of its own for each frame would make the file 3 % smaller, in twice the time.
-        images[0].save(file, "gif", save_all=True, append_images=images[1:], duration=1000 / fps, loop=0,
-                       optimize=False)
-        return file.getvalue()
+    # A palette of its own for each frame would make the file 3 % smaller, in twice the time.
+    return _encode(images, "gif", fps, optimize=False)
 
 
 def encode_webp(frames, fps=FPS):
     """The bytes of a WebP animation that loops for ever, from frames [T, H, W, C]. It loses details."""
     images = [to_image(frame).convert("RGB") for frame in to_uint8(frames)]
+    return _encode(images, "webp", fps, quality=75)
+
+
+def _encode(images, kind, fps, **options):
     with io.BytesIO() as file:
-        images[0].save(file, "webp", save_all=True, append_images=images[1:], duration=round(1000 / fps),
-                       loop=0, quality=75)
+        images[0].save(file, kind, save_all=True, append_images=images[1:], duration=1000 / fps, loop=0,
+                       **options)
         return file.getvalue()
 
 

@@ -117,9 +117,10 @@ def _prepare_made(config, dataset, split):
     keys = {of: [f"{source} {of} {index} {frames}" for index in range(count)]
             for of, (count, frames) in sizes.items()}
 
+    asked = keys if split is None else {split: keys[split]}
+
     def missing():
-        return any(store.source(path) != source or store.lacks(path, split)
-                   or not store.holds(path, keys) for path in paths.values())
+        return not all(store.holds(path, asked) for path in paths.values())
 
     def build():
         _make(config, module, sizes, keys, source, paths, split)

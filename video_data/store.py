@@ -108,13 +108,14 @@ def splits(path):
 
 
 def holds(path, keys):
-    """Whether each split of the store has as many videos as keys, and these pieces.
+    """Whether there is a whole store at path, and its splits consist of these pieces.
 
-    keys: for every split the keys of its pieces, each of one video.
+    keys: for each split that is asked for, the keys of its pieces, each of one video.
     """
     header = read_header(path)
-    return all(len(videos["names"]) == len(keys[split]) and header["pieces"].keys() >= set(keys[split])
-               for split, videos in header["splits"].items())
+    return header is not None and all(
+        split in header["splits"] and len(header["splits"][split]["names"]) == len(wanted)
+        and header["pieces"].keys() >= set(wanted) for split, wanted in keys.items())
 
 
 def lacks(path, split=None):

@@ -24,8 +24,8 @@ def _key(default, help, changes="run", **limits):
 
 NAME_BYTES = 255  # File systems allow so many bytes in the name of a folder.
 DATASETS = ("moving_digit", "moving_digit_demo", "moving_digits_clean", "moving_digits",
-            "moving_digits_demo", "moving_mnist", "doom_mazes", "doom_mazes_demo", "minerl", "mazes",
-            "mmnist", "videos")
+            "moving_digits_demo", "moving_mnist", "moving_mnist_large", "doom_mazes", "doom_mazes_demo",
+            "minerl", "mazes", "mmnist", "videos")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,9 +30,9 @@ def write_idx(path, array, packed=False):
         file.write(content)
 
 
-def write_mnist(folder, ending="", separator="-"):
+def write_mnist(folder, ending="", separator="-", train=TRAIN, test=TEST):
     folder.mkdir(exist_ok=True)
-    for part, (images, labels) in {"train": TRAIN, "t10k": TEST}.items():
+    for part, (images, labels) in {"train": train, "t10k": test}.items():
         write_idx(folder / f"{part}-images{separator}idx3-ubyte{ending}", images, bool(ending))
         write_idx(folder / f"{part}-labels{separator}idx1-ubyte{ending}", labels, bool(ending))
 
@@ -111,6 +111,17 @@ def test_batches_hold_videos_of_the_files_with_what_is_known_of_them(config, tmp
     np.testing.assert_array_equal(
         val, moving_mnist.video("val", 0, 24, TRAIN[0][5:], TRAIN[1][5:])["video"])
     assert data_loader.Clips(config.replace(image_size=32)).batch(0)["video"].shape[2:] == (32, 32, 1)
+
+
+def test_the_large_dataset_differs_in_the_number_of_training_videos_alone(config, monkeypatch, tmp_path):
+    write_mnist(tmp_path / "data")
+    monkeypatch.setitem(moving_mnist.SIZES, "large", SMALL | {"train": (6, 20)})
+    larger = config.replace(dataset="moving_mnist_large")
+    assert data_loader.Clips(larger).num_clips == 12
+    for split, frames in (("val", 24), ("test", 30)):
+        videos = [data_loader.Sequences(one, frames, split).batch(0, 2)["video"]
+                  for one in (config, larger)]
+        np.testing.assert_array_equal(*videos)
 
 
 def test_stores_outlive_their_files_but_not_other_files(config, tmp_path):

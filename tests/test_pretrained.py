@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from conftest import ROOT, call
+from test_moving_mnist import write_mnist
 
 import data_loader
 import eval as evaluation
@@ -14,12 +15,12 @@ import runs
 from config import load_config
 from cwvae import CWVAE
 from predictor import Predictor, factors_of
-from video_data import doom_mazes, store
+from video_data import digits, doom_mazes, moving_mnist, store
 from video_data.moving_digit import MovingDigit
 
 MODELS = sorted((ROOT / "pretrained").iterdir())
 DIGITS = [path for path in MODELS if path.name.startswith("moving_digit_")]
-MAZES = ROOT / "pretrained" / "doom_mazes_levels_3"
+MAZES, MNIST = ROOT / "pretrained" / "doom_mazes_levels_3", ROOT / "pretrained" / "moving_mnist"
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,13 @@ def data_root(tmp_path_factory):
 
 
 def test_there_is_one_of_each_number_of_levels_and_they_are_small():
-    assert [MAZES, *DIGITS] == MODELS
+    assert [MAZES, *DIGITS, MNIST] == MODELS
     levels = {"1": 1, "1_matched": 1, "2": 2, "3": 3}
     assert [path.name for path in DIGITS] == [f"moving_digit_levels_{name}" for name in levels]
     assert [load_config(path / "config.yml").levels for path in DIGITS] == [*levels.values()]
-    files = [file for path in MODELS for file in path.rglob("*") if "eval_" not in str(file)]
-    assert sum(file.stat().st_size for file in files) < 25e6
+    for models, largest in ([MAZES, *DIGITS], 12e6), ([MNIST], 26e6):
+        files = [file for path in models for file in path.rglob("*") if "eval_" not in str(file)]
+        assert sum(file.stat().st_size for file in files) < largest
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,8 @@ def few_videos(monkeypatch):
     monkeypatch.setitem(MovingDigit.SIZES, "one", (1, (1, 48), (1, 48), (10, 48)))
     lengths = {split: (4, length) for split, (_, length) in doom_mazes.SIZES["full"].items()}
     monkeypatch.setitem(doom_mazes.SIZES, "full", lengths)
+    monkeypatch.setitem(
+        moving_mnist.SIZES, "large", {"train": (4, 100), "val": (4, 100), "test": (10, 72)})
 
 
 def scores_of(path, videos, **changes):
@@ -59,6 +63,14 @@ def test_they_predict_which_digit_it_is(path, data_root):
     scores, trivial = scores_of(path, 10, data_root=str(data_root), eval_seq_len=48)
     assert scores["identity"].mean() >= 0.9
     assert scores["psnr"].mean() > trivial["psnr_black"].mean() + 3
+
+
+def test_printed_digits_are_predicted_by_the_model_of_handwritten_ones(tmp_path):
+    printed = np.tile(digits.glyphs(), (6, 1, 1)), np.tile(np.arange(10, dtype=np.uint8), 6)
+    write_mnist(tmp_path / "mnist", train=printed, test=printed)
+    scores, trivial = scores_of(MNIST, 10, data_root=str(tmp_path / "mnist"), eval_seq_len=72)
+    best = max(values[:, :8].mean() for values in metrics.trivial_of("psnr", trivial).values())
+    assert scores["psnr"][:, 0, :8].mean() > best + 1
 
 
 def test_evaluation_from_a_clean_clone(tmp_path):

@@ -21,7 +21,8 @@ from video_data.digits import GLYPH, animate, path
 
 VERSION = "1"  # Increased when other videos are made than before.
 SPLITS = ("train", "val", "test")
-SIZES = {"full": {"train": (2000, 100), "val": (100, 400), "test": (100, 1000)}}
+SIZES = {size: {"train": (number, 100), "val": (100, 400), "test": (100, 1000)}
+         for size, number in (("full", 2000), ("large", 40000))}
 SPEEDS = 2, 6  # pixels a frame
 PARTS = {"train": "train", "val": "train", "test": "t10k"}  # The files that a split's digits are in.
 VALIDATION = 1 / 6  # share of the training digits that are for validation: the last 10,000

@@ -57,6 +57,7 @@ class Made(typing.NamedTuple):
 
 
 ONE_DIGIT = ("label", "position")
+TWO_DIGITS = ("digit", "position")
 MAZES = ("cell", "heading", "region", "wall")
 IN_PIXELS = ("position",)  # factors that are in pixels of frames of the usual size
 
@@ -70,7 +71,8 @@ BUILDERS = {
     "doom_mazes_demo": Made(
         "doom_engine", "doom_mazes", "demo", 3, MAZES, True, doom_mazes.NOTICE),
     # TFDS has a dataset moving_mnist, so the folder has another name.
-    "moving_mnist": Made("moving_mnist", "moving_mnist_of_mnist", "full", 1, ("digit", "position")),
+    "moving_mnist": Made("moving_mnist", "moving_mnist_of_mnist", "full", 1, TWO_DIGITS),
+    "moving_mnist_large": Made("moving_mnist", "moving_mnist_of_mnist", "large", 1, TWO_DIGITS),
     "minerl": Recorded("minerl_navigate", "MinerlNavigate"),
     "mazes": Recorded("gqn_mazes", "GqnMazes"),
     "mmnist": Recorded("moving_mnist_2digit", "MovingMnist2digit"),

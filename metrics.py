@@ -13,7 +13,7 @@ import tensorflow as tf
 import pixels
 from intervals import UNBOUNDED, defined_mean, interval
 from networks import LPIPS
-from video_data import doom_mazes
+from video_data import doom_mazes, handwriting
 from video_data.digits import compare_digits
 
 BETTER = ("a frame counts if, on the same videos, the 95 % interval of the difference from each trivial "
@@ -148,6 +148,16 @@ def lpips(network):
     return function
 
 
+def handwritten(prediction, factors):
+    """The share of the two handwritten digits that are read as the true ones: float32 [B, S, F].
+
+    prediction: uint8 [B, S, F, 64, 64, 1], or with 1 for F.
+    """
+    read = handwriting.read(prediction.reshape(-1, *prediction.shape[3:]))
+    return handwriting.share_right(read.reshape(*prediction.shape[:3], 2),
+                                   np.asarray(factors.frames["digits"])[:, None])
+
+
 def walls(prediction, factors):
     """Whether the wall that a frame of a maze shows is read as the true one: float32 [B, S, F].
 
@@ -206,6 +216,12 @@ SCORES = (
         "nothing is read the expected distance of a random place",
         lambda truth, prediction, factors: compare_digits(prediction, **factors.frames)[1].mean(-1),
         better="lower", decimals=2, pixels="8-bit", needs=("label", "position"), limits=(0, np.inf)),
+    Metric(
+        "digits", "Digits", "",
+        "share of the two handwritten digits that a small network reads as the true ones, per frame; in "
+        "a frame without a bright pixel nothing is read, which is wrong",
+        lambda truth, prediction, factors: handwritten(prediction, factors),
+        pixels="8-bit", needs=("digits", "position"), limits=(0, 1)),
     Metric(
         "walls", "Walls", "",
         "share of frames whose wall is read as the true one, by its colour at the height of the eyes; "

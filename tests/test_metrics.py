@@ -81,6 +81,7 @@ def test_metrics_that_lack_what_they_need_are_left_out():
         "psnr_revisited", "psnr_new", "ssim_revisited", "ssim_new"}
     assert set(names(factors=["position", "label", "more"])) - set(names()) == {
         "identity", "position_error"}
+    assert set(names(factors=["position", "digits"])) - set(names()) == {"digits"}
 
 
 def test_a_metric_sees_the_factors_that_it_needs_of_its_frames_and_of_the_context():

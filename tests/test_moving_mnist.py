@@ -65,10 +65,10 @@ def test_videos_show_their_digits_where_they_say():
     for index in range(20):
         made = moving_mnist.video("train", index, 50, *TRAIN)
         assert made["video"].shape == (50, 64, 64, 1) and made["video"].dtype == np.uint8
-        assert made["digit"].shape == (2,) and made["position"].shape == (50, 2, 2)
+        assert made["digits"].shape == (2,) and made["position"].shape == (50, 2, 2)
         expected = np.zeros([50, 64, 64], np.uint8)
         for frame, places in zip(expected, made["position"].astype(int), strict=True):
-            for digit, (top, left) in zip(made["digit"].tolist(), places, strict=True):
+            for digit, (top, left) in zip(made["digits"].tolist(), places, strict=True):
                 patch = frame[top : top + 28, left : left + 28]
                 np.maximum(patch, image_of[digit], out=patch)
         np.testing.assert_array_equal(made["video"][..., 0], expected)
@@ -104,7 +104,7 @@ def test_batches_hold_videos_of_the_files_with_what_is_known_of_them(config, tmp
         made = moving_mnist.video("test", index, 30, *TEST)
         np.testing.assert_array_equal(batch["video"][index], made["video"])
         np.testing.assert_array_equal(batch["position"][index], made["position"])
-        np.testing.assert_array_equal(batch["digit"][index], np.tile(made["digit"], (30, 1)))
+        np.testing.assert_array_equal(batch["digits"][index], np.tile(made["digits"], (30, 1)))
     # Its digits are not of the ten images that `identity` knows.
     assert "identity" not in [metric.name for metric in metrics.chosen(factors=factors_of(batch))]
     val = data_loader.Sequences(config, 24, "val").batch(0, 1)["video"][0]

@@ -18,7 +18,7 @@ from video_data.files import MAGIC, shown
 from video_data.frames import UNREADABLE, Broken
 from video_data.timing import npz_beside
 
-PER_VIDEO = ("label", "digit")  # factors that hold for a whole video
+PER_VIDEO = ("label", "digit", "digits")  # factors that hold for a whole video
 ALIKE = 0.8  # Names more alike than this are spelling mistakes, by difflib's ratio.
 
 

@@ -62,14 +62,14 @@ def video(split, index, length, images, labels):
     A shorter video is the beginning of the longer one with the same index.
     images: uint8 [N, 28, 28], handwritten digits. labels: int [N], which digits these are.
 
-    Returns a dict: `video` uint8 [length, 64, 64, 1]; `digit` int64 [2], which digits it shows;
+    Returns a dict: `video` uint8 [length, 64, 64, 1]; `digits` int64 [2], which digits it shows;
         `position` float32 [length, 2, 2]: row and column, 0 to 36, of the upper left pixel of each
         digit's square of 28 x 28 in a frame of 64 x 64.
     """
     rng = np.random.default_rng([SPLITS.index(split), index])
     chosen = rng.integers(len(images), size=2)
     corners = np.stack([path(rng, length, SPEEDS) for _ in chosen], 1)
-    return {"video": animate(images[chosen], corners), "digit": np.int64(labels[chosen]),
+    return {"video": animate(images[chosen], corners), "digits": np.int64(labels[chosen]),
             "position": np.float32(corners)}
 
 

@@ -57,7 +57,7 @@ class Made(typing.NamedTuple):
 
 
 ONE_DIGIT = ("label", "position")
-TWO_DIGITS = ("digit", "position")
+TWO_DIGITS = ("digits", "position")
 MAZES = ("cell", "heading", "region", "wall")
 IN_PIXELS = ("position",)  # factors that are in pixels of frames of the usual size
 

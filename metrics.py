@@ -218,8 +218,8 @@ SCORES = (
         better="lower", decimals=2, pixels="8-bit", needs=("label", "position"), limits=(0, np.inf)),
     Metric(
         "digits", "Digits", "",
-        "share of the two handwritten digits that a small network reads as the true ones, per frame; in "
-        "a frame without a bright pixel nothing is read, which is wrong",
+        "share of the two handwritten digits, in any order, that a small network reads as the true "
+        "ones, per frame; in a frame without a pixel of 64 or more (of 255) nothing is read, which is wrong",
         lambda truth, prediction, factors: handwritten(prediction, factors),
         pixels="8-bit", needs=("digits", "position"), limits=(0, 1)),
     Metric(

@@ -22,11 +22,12 @@ import test_cwvae
 from conftest import ROOT, TINY
 from test_cwvae import tiny
 from test_docs import FENCE, fill_tables
+from test_moving_mnist import write_mnist
 
 import cells
 import metrics
 import tools
-from video_data import doom_mazes
+from video_data import doom_mazes, moving_mnist
 from video_data.moving_digit import MovingDigit
 from video_data.moving_digits import MovingDigits
 
@@ -45,8 +46,8 @@ SMALL = ("--channels-mult 0.0625 --enc-dense-embed-size 8 --cell-stoch-size 4 --
 QUICK = SMALL.replace("--max-steps 50", "--max-steps 2")
 
 # Videos and frames of a split, and the small ones in their place.
-SMALL_DATA = {(2000, 100): (40, 100), (500, 100): (40, 100), (100, 400): (2, 400),
-              (100, 1000): (4, 1000), (100, 500): (4, 500)}
+SMALL_DATA = {(2000, 100): (40, 100), (500, 100): (40, 100), (40000, 100): (40, 100),
+              (100, 400): (2, 400), (100, 1000): (4, 1000), (100, 500): (4, 500)}
 
 # A printed command (a regular expression that all of it matches), what runs instead, and the reason.
 INSTEAD = [
@@ -57,9 +58,9 @@ INSTEAD = [
     (r"(python3 train\.py --config my_videos\.yml .*)", rf"\1 {SMALL}", HOURS),
     (r"(python3 train\.py --config configs/results/.*)", rf"\1 {QUICK}", HOURS),
     (r"(python3 eval\.py .*--num-examples) (10|20|50)\b(.*)", r"\1 2\3 --no-save-grid", HOURS),
-    (r"(python3 eval\.py --model-dir=\S+(?: --seq-len \d+ --mean-only)?)",
+    (r"(python3 eval\.py --model-dir=\S+(?: --seq-len \d+ --(?:mean-only|num-samples \d+))?)",
      r"\1 --num-examples 2 --no-save-grid", HOURS),
-    (r"(python3 analyze\.py .*)--num-examples [2-6]0(.*)", r"\1--num-examples 4\2", HOURS),
+    (r"(python3 analyze\.py .*)--num-examples (?:[2-6]0|100)(.*)", r"\1--num-examples 4\2", HOURS),
     (r"(python3 analyze\.py information .*)", r"\1 --num-examples 2", HOURS),
     (r"(python3 bench\.py train) --config \S+ (.*)", r"\1 --config tiny.yml --runs 1 \2", HOURS),
     (r"(python3 bench\.py eval) --config \S+ .*", r"\1 --config tiny.yml --runs 1 --samples 1", HOURS),
@@ -235,6 +236,7 @@ def place(tmp_path_factory, run_dir):
     for path in (ROOT / "configs", ROOT / "Makefile", *ROOT.glob("requirements*")):
         (folder / path.name).symlink_to(path)
     shutil.copytree(ROOT / "pretrained", folder / "pretrained")
+    write_mnist(folder / "data")
     (folder / "logs" / "moving_digit_demo").mkdir(parents=True)
     shutil.copytree(run_dir, folder / "logs" / "moving_digit_demo" / "first")
     shutil.copytree(run_dir, folder / "their_run")
@@ -250,8 +252,9 @@ def small_data(monkeypatch):
     for builder in (MovingDigit, MovingDigits):
         monkeypatch.setattr(builder, "SIZES", {
             name: small(sizes) for name, sizes in builder.SIZES.items()})
-    monkeypatch.setitem(doom_mazes.SIZES, "full", {
-        split: small([size])[0] for split, size in doom_mazes.SIZES["full"].items()})
+    for sizes, name in (doom_mazes.SIZES, "full"), (moving_mnist.SIZES, "large"):
+        monkeypatch.setitem(sizes, name, {
+            split: small([size])[0] for split, size in sizes[name].items()})
 
 
 @pytest.mark.slow

@@ -110,7 +110,10 @@ def test_batches_hold_videos_of_the_files_with_what_is_known_of_them(config, tmp
     val = data_loader.Sequences(config, 24, "val").batch(0, 1)["video"][0]
     np.testing.assert_array_equal(
         val, moving_mnist.video("val", 0, 24, TRAIN[0][5:], TRAIN[1][5:])["video"])
-    assert data_loader.Clips(config.replace(image_size=32)).batch(0)["video"].shape[2:] == (32, 32, 1)
+    small = data_loader.Sequences(config.replace(image_size=32), 30).batch(0, 1)
+    assert small["video"].shape[2:] == (32, 32, 1) and "position" not in small
+    # Digits of another size are not read.
+    assert "digits" not in [metric.name for metric in metrics.chosen(factors=factors_of(small))]
 
 
 def test_the_large_dataset_differs_in_the_number_of_training_videos_alone(config, monkeypatch, tmp_path):

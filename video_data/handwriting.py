@@ -71,7 +71,7 @@ def _network():
 
 
 def draw(rng, images, labels, count):
-    """Draws digits at random places, some blurred: float32 [N, 64, 64, 1], and their pairs, int [N]."""
+    """Draws digits at random places, half blurred: float32 [N, 64, 64, 1], and their pairs, int [N]."""
     import scipy.ndimage  # Only learning needs it.
 
     chosen = rng.integers(len(images), size=(count, 2))

@@ -114,7 +114,8 @@ def _prepare_made(config, dataset, split):
     root = os.path.join(store.home(config), dataset.folder, dataset.config)
     paths = {"video": f"{root}.frames{_size_suffix(config)}"}
     source = module.source(config, store.source(paths["video"]))
-    paths |= {name: f"{root}.{name}" for name in (*["actions"] * dataset.actions, *dataset.factors)}
+    paths |= {name: f"{root}.{name}"
+              for name in (*["actions"] * dataset.actions, *_factors(config, dataset))}
     sizes = module.SIZES[dataset.config]
     keys = {of: [f"{source} {of} {index} {frames}" for index in range(count)]
             for of, (count, frames) in sizes.items()}
@@ -166,6 +167,11 @@ def notice(dataset):
     return getattr(BUILDERS.get(dataset), "notice", "")
 
 
+def _factors(config, dataset):
+    """The names of a dataset's factors that hold for frames of the config's size."""
+    return [name for name in dataset.factors if not _size_suffix(config) or name not in IN_PIXELS]
+
+
 def _size_suffix(config):
     """The end of the name of a store whose frames are not of the usual size."""
     return "" if config.image_size == videos.Form().size else f"_{config.image_size}"
@@ -182,8 +188,7 @@ def _prepare_tfds(config, dataset, split):
     records, prepared = os.path.join(folder, within), os.path.join(home, within)
     size = _size_suffix(config)
     paths = {"video": f"{prepared}.frames{size}"}
-    paths |= {factor: f"{prepared}.{factor}" for factor in dataset.factors
-              if not size or factor not in IN_PIXELS}
+    paths |= {factor: f"{prepared}.{factor}" for factor in _factors(config, dataset)}
     if config.actions:
         paths["actions"] = f"{prepared}.actions"
 

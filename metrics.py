@@ -219,7 +219,8 @@ SCORES = (
     Metric(
         "digits", "Digits", "",
         "share of the two handwritten digits, in any order, that a small network reads as the true "
-        "ones, per frame; in a frame without a pixel of 64 or more (of 255) nothing is read, which is wrong",
+        "ones, per frame; in a frame without a pixel of 64 or more (of 255) nothing is read, which is "
+        "wrong",
         lambda truth, prediction, factors: handwritten(prediction, factors),
         pixels="8-bit", needs=("digits", "position"), limits=(0, 1)),
     Metric(

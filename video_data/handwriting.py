@@ -7,15 +7,16 @@ Its weights are in handwriting.npz. They were made by
 from MNIST's training digits but the last 10,000, at random places, sharp and blurred.
 """
 
+import argparse
 import functools
 import itertools
 import os
-import sys
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+import tools
 from video_data.digits import DIGITS, ROOM, animate
 
 WEIGHTS = os.path.join(os.path.dirname(__file__), "handwriting.npz")
@@ -114,4 +115,6 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Makes the weights of the reader of digits.")
+    parser.add_argument("folder", help="where MNIST's four files are")
+    tools.run_script(lambda: main(parser.parse_args().folder))

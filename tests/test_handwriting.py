@@ -2,22 +2,12 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
 
 import metrics
 from video_data import digits, handwriting, moving_mnist
 
-
-def printed():
-    """The ten digits in a type face with thin strokes, uint8 [10, 28, 28]."""
-    font = ImageFont.truetype(digits.font_file("STIXGeneral"), 26)
-    images = [Image.new("L", (28, 28)) for _ in range(10)]
-    for digit, image in enumerate(images):
-        ImageDraw.Draw(image).text((14, 14), str(digit), fill=255, font=font, anchor="mm")
-    return np.stack(images)
-
-
-PRINTED = np.tile(printed(), (6, 1, 1)), np.tile(np.arange(10), 6)
+# A type face with thin strokes.
+PRINTED = np.tile(digits.glyphs("STIXGeneral", 26), (6, 1, 1)), np.tile(np.arange(10), 6)
 
 
 @pytest.fixture(scope="module")

@@ -53,9 +53,9 @@ def animate(images, corners):
 
 
 @functools.cache
-def glyphs():
+def glyphs(face=FACE, size=FONT_SIZE):
     """The ten digits, uint8 [10, 28, 28], each in the middle of its square."""
-    font = ImageFont.truetype(font_file(FACE), FONT_SIZE)
+    font = ImageFont.truetype(font_file(face), size)
     drawn = []
     for digit in range(DIGITS):
         left, top, right, bottom = font.getbbox(str(digit))

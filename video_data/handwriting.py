@@ -17,6 +17,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import tools
+from pixels import to_float
 from video_data.digits import DIGITS, ROOM, animate
 
 WEIGHTS = os.path.join(os.path.dirname(__file__), "handwriting.npz")
@@ -33,7 +34,7 @@ def read(frames):
 
     frames: uint8 [N, 64, 64, 1].
     """
-    parts = [_network()(tf.cast(frames[start : start + READ_AT_ONCE], tf.float32) / 255)
+    parts = [_network()(to_float(frames[start : start + READ_AT_ONCE]))
              for start in range(0, len(frames), READ_AT_ONCE)]
     pairs = PAIRS[np.concatenate(parts).argmax(-1)]
     return np.where(frames.max((1, 2)) < FAINTEST, -1, pairs)
@@ -81,10 +82,8 @@ def draw(rng, images, labels, count):
     frames = frames * (rng.uniform(*BRIGHTNESS, [count, 1, 1, 1]) / 255)
     for number in range(0, count, 2):  # Every other frame stays sharp.
         frames[number] = scipy.ndimage.gaussian_filter(frames[number], (rng.uniform(*BLURS),) * 2 + (0,))
-    low, high = np.sort(labels[chosen], 1).astype(int).T
-    pairs = np.zeros([DIGITS, DIGITS], int)
-    pairs[tuple(PAIRS.T)] = np.arange(len(PAIRS))
-    return frames.astype(np.float32), pairs[low, high]
+    pairs = np.sort(labels[chosen], 1)
+    return frames.astype(np.float32), (pairs[:, None] == PAIRS).all(-1).argmax(-1)
 
 
 def train(images, labels):

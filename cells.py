@@ -255,8 +255,12 @@ def product(x, kernel, dtype):
 
 def reshape_end(x, count, sizes, like=None):
     """Replaces the sizes of the last `count` axes of x. The leading axes may come from `like`."""
-    leading = tf.shape(x if like is None else like)[:-count]
-    return tf.reshape(x, tf.concat([leading, sizes], 0))
+    return tf.reshape(x, [*shape(x if like is None else like)[:-count], *sizes])
+
+
+def shape(x):
+    """The sizes of the axes of x, a list: ints, or tensors where only x itself tells them."""
+    return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
 def swap(x):

@@ -8,7 +8,7 @@ import math
 
 import tensorflow as tf
 
-from cells import Dense
+from cells import Dense, shape
 
 REMAT_FRAMES = 500  # frames recomputed at once
 
@@ -115,7 +115,7 @@ class Decoder(tf.keras.layers.Layer):
         """states: [..., Z + H]. Returns the mean of p(frame | states), [..., S, S, C]."""
         rows = tf.reshape(states, [-1, states.shape[-1]])
         frames = recomputed(self.decode, rows) if self.config.remat else self.decode(rows)
-        return tf.reshape(frames, tf.concat([tf.shape(states)[:-1], frames.shape[1:]], 0))
+        return tf.reshape(frames, [*shape(states)[:-1], *frames.shape[1:]])
 
     def pixels(self, states):
         """p(frame | states) for states [..., Z + H], as Pixels."""
@@ -212,5 +212,5 @@ class ConvTranspose(tf.keras.layers.Conv2DTranspose):
         sizes = (2 * (n - 1) + k for n, k in zip(x.shape[1:3], self.kernel_size, strict=True))
         operands = (tf.cast(a, self.compute_dtype) for a in (x, self.kernel))
         y = tf.nn.conv2d_transpose(
-            *operands, [tf.shape(x)[0], *sizes, self.filters], self.strides, "VALID")
+            *operands, [shape(x)[0], *sizes, self.filters], self.strides, "VALID")
         return self.activation(tf.cast(y, tf.float32) + self.bias)

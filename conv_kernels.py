@@ -9,13 +9,14 @@ import math
 import tensorflow as tf
 
 import ties
-from cells import Dense, product
+from cells import Dense, product, shape
 from cnns import Conv, ConvTranspose, Decoder, Encoder, Pixels, leaky_relu, recomputed, sum_windows
 
 SLOPE = 0.2  # of every leaky ReLU
 BLOCK = 4  # side of the blocks of pixels that the decoder works on
 relu, linear = tf.keras.activations.relu, tf.keras.activations.linear
-LAYERS = ("cells.Dense", "cells.product", "cells.reshape_end", "cnns.leaky_relu", "cnns.recomputed")
+LAYERS = ("cells.Dense", "cells.product", "cells.reshape_end", "cells.shape", "cnns.leaky_relu",
+          "cnns.recomputed")
 
 
 @ties.repeats("cnns.Encoder", "cnns.sum_windows", "cnns.Conv", *LAYERS)
@@ -100,11 +101,11 @@ class BlockPixels(Pixels):
     @functools.cached_property
     def mean(self):
         frames = frames_of_blocks(self.blocks)
-        return tf.reshape(frames, tf.concat([tf.shape(self.states)[:-1], frames.shape[1:]], 0))
+        return tf.reshape(frames, [*shape(self.states)[:-1], *frames.shape[1:]])
 
     def log_prob(self, video):
         video = to_blocks(tf.reshape(video, [-1, *video.shape[-3:]]))
-        squares = tf.reshape(squares_of_tanh(self.blocks, video), tf.shape(self.states)[:-1])
+        squares = tf.reshape(squares_of_tanh(self.blocks, video), shape(self.states)[:-1])
         return self.decoder.log_normal(squares, math.prod(self.blocks.shape[1:]))
 
 
@@ -147,7 +148,7 @@ def conv(x, kernel, bias):
     def gradient(dy):
         dy = _leaky_relu_gradient(dy, y)
         d_x = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1, 2, 2, 1],
+            input_sizes=shape(x), filter=kernel, out_backprop=dy, strides=[1, 2, 2, 1],
             padding="VALID")
         return d_x, _filter_gradient(x, kernel, dy), _bias_gradient(dy)
 
@@ -226,8 +227,8 @@ def conv_transpose(x, kernel, bias):
     Returns: [N, 2 (H - 1) + k, 2 (W - 1) + k, F].
     """
     height, width = (2 * (n - 1) + kernel.shape[0] for n in x.shape[1:3])
-    shape = [tf.shape(x)[0], height, width, kernel.shape[2]]
-    y = tf.nn.conv2d_transpose(x, kernel, shape, 2, "VALID")
+    sizes = [shape(x)[0], height, width, kernel.shape[2]]
+    y = tf.nn.conv2d_transpose(x, kernel, sizes, 2, "VALID")
     y = _leaky_relu(tf.nn.bias_add(y, bias))
     return y, lambda dy: _transpose_gradient(x, kernel, _leaky_relu_gradient(dy, y))
 
@@ -253,7 +254,7 @@ def _conv_of_stride_1(x, kernel, bias):
 
     def gradient(dy):
         d_x = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, strides=[1] * 4, padding="VALID")
+            input_sizes=shape(x), filter=kernel, out_backprop=dy, strides=[1] * 4, padding="VALID")
         return d_x, _filter_gradient(x, kernel, dy, 1), _bias_gradient(dy)
 
     return y, gradient
@@ -350,4 +351,4 @@ def _bias_gradient(dy):
     if dy.shape[3] > 4 and dy.dtype == tf.float32:  # For bfloat16 it would add up in bfloat16.
         return tf.raw_ops.BiasAddGrad(out_backprop=dy)
     # With few channels, it is ten times as fast to add up over the pixels of an image first.
-    return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [tf.shape(dy)[0], -1, dy.shape[3]]), 0), 0)
+    return tf.reduce_sum(tf.reduce_sum(tf.reshape(dy, [shape(dy)[0], -1, dy.shape[3]]), 0), 0)

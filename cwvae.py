@@ -8,7 +8,7 @@ import collections
 import tensorflow as tf
 
 import kernels
-from cells import CELLS, State, fold_in
+from cells import CELLS, State, fold_in, shape
 from cnns import DECODERS, ENCODERS, name_layers
 from config import check_use_obs, nearest, show
 from pixels import to_float
@@ -99,7 +99,8 @@ class CWVAE(tf.keras.Model):
         for level, ticks in reversed(list(enumerate(self.ticks(frames)))):
             reset = tf.zeros([ticks])
             if level == len(self.cells) - 1:
-                context = tf.repeat(tf.zeros_like(state_vector(states[level]))[:, None], ticks, 1)
+                batch, size = shape(state_vector(states[level]))
+                context = tf.zeros([batch, ticks, size])
             else:
                 context = tf.repeat(state_vector(levels[level + 1]), factors[level], axis=1)[:, :ticks]
                 if self.config.cell_reset_state:
@@ -125,7 +126,7 @@ class CWVAE(tf.keras.Model):
         Returns: a Rollout.
         """
         video = to_float(video)
-        states = states or self.initial_states(tf.shape(video)[0])
+        states = states or self.initial_states(shape(video)[0])
         return Rollout(video, self.unroll(
             video.shape[1], states, noise, self.encoder(video), actions))
 
@@ -193,7 +194,7 @@ class CWVAE(tf.keras.Model):
         video = to_float(video)
         observes = self.observed(use_obs)
         levels = self.unroll(
-            video.shape[1], self.initial_states(tf.shape(video)[0]), noise,
+            video.shape[1], self.initial_states(shape(video)[0]), noise,
             self.encoder(video) if any(observes) else None, actions, observes)
         one_step = levels[0]._replace(stoch=levels[0].prior.sample(noise[0]))
         return Context(list(map(last_state, levels)), state_vector(levels[0]), state_vector(one_step))
@@ -214,7 +215,7 @@ class CWVAE(tf.keras.Model):
 
         Returns: float32, of the shape of video, [B, T, S, S, C].
         """
-        batch, frames = tf.shape(video)[0], video.shape[1]
+        batch, frames = shape(video)[:2]
         seen, unseen = (None, None) if actions is None else tf.split(
             actions, [context, frames - context], 1)
         observed = self.observe_context(
@@ -251,7 +252,7 @@ def windows(actions, length):
     frames, size = actions.shape[1:]
     ticks = -(-frames // length)
     padded = tf.pad(actions, [[0, 0], [0, ticks * length - frames], [0, 0]])
-    return tf.reshape(padded, [tf.shape(actions)[0], ticks, length * size])
+    return tf.reshape(padded, [shape(actions)[0], ticks, length * size])
 
 
 def stopped(distribution):

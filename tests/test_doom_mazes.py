@@ -61,6 +61,18 @@ def test_a_maze_is_whole_with_loops_and_without_dead_ends():
         assert set(maze.walls) <= set(range(len(doom_mazes.WALLS)))
 
 
+def test_regions_that_are_alike_change_nothing_else():
+    for index in range(20):
+        maze, alike = (doom_mazes.maze("train", index, alike) for alike in (False, True))
+        np.testing.assert_array_equal(maze.open, alike.open)
+        for name in ("walls", "floors", "ceilings"):
+            assert getattr(alike, name).tolist() == [getattr(maze, name)[0]] * 4
+        one, other = (doom_mazes.factors("train", index, 60, alike) for alike in (False, True))
+        assert (other.pop("wall") == maze.walls[0]).all() and one.pop("wall").min() == -1
+        for name, values in one.items():
+            np.testing.assert_array_equal(other[name], values)
+
+
 def test_a_video_is_a_function_of_split_and_index_alone():
     one = doom_mazes.factors("train", 3, 50)
     for name, values in doom_mazes.factors("train", 3, 20).items():
@@ -183,8 +195,8 @@ def test_sizes_show_the_same():
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    monkeypatch.setitem(doom_mazes.SIZES, "demo", SMALL)
-    return Config(dataset="doom_mazes_demo", data_root=str(tmp_path / "data"), channels=3, actions=True,
+    monkeypatch.setitem(doom_mazes.SIZES, "full", SMALL)
+    return Config(dataset="doom_mazes", data_root=str(tmp_path / "data"), channels=3, actions=True,
                   seq_len=12, eval_seq_len=40, batch_size=4, open_loop_ctx=4, tmp_abs_factor=2)
 
 
@@ -192,7 +204,7 @@ def small(monkeypatch, tmp_path):
 def test_clips_and_sequences_hold_frames_actions_and_factors(small, capfd):
     clips, sequences = data_loader.Clips(small), data_loader.Sequences(small, 40)
     said = capfd.readouterr().err
-    assert "BSD 3-clause" in said and "Making doom_mazes_demo" in said
+    assert "BSD 3-clause" in said and "Making doom_mazes" in said
     assert clips.num_clips == 8 and len(sequences) == 3 and clips.action_size == 2
     batch = sequences.batch(0, 3)
     for index in range(3):
@@ -212,6 +224,18 @@ def test_clips_and_sequences_hold_frames_actions_and_factors(small, capfd):
 
 
 @needs_engine
+def test_regions_of_the_demo_look_alike(small, monkeypatch):
+    monkeypatch.setitem(doom_mazes.SIZES, "demo", SMALL)
+    batch = data_loader.Sequences(small.replace(dataset="doom_mazes_demo"), 40).batch(0, 3)
+    for index in range(3):
+        walls = doom_mazes.factors("test", index, 40, alike=True)["wall"]
+        np.testing.assert_array_equal(batch["wall"][index], walls)
+        np.testing.assert_array_equal(doom_mazes.read_walls(batch["video"][index]), walls)
+    (video,) = doom_engine.render([("test", 2, 40)], 64, 1, alike=True)
+    np.testing.assert_array_equal(video[-1], batch["video"][2])
+
+
+@needs_engine
 def test_an_evaluation_makes_the_test_videos_alone(small):
     data_loader.Sequences(small, 40)
     paths = data_loader.prepare(small, "test")
@@ -225,7 +249,7 @@ def test_an_evaluation_makes_the_test_videos_alone(small):
 @needs_engine
 def test_a_store_grows_and_shrinks_with_the_sizes(small, monkeypatch):
     for videos, frames, clips in ((4, 24, 8), (6, 24, 12), (3, 24, 6), (3, 36, 9)):
-        monkeypatch.setitem(doom_mazes.SIZES, "demo", SMALL | {"train": (videos, frames)})
+        monkeypatch.setitem(doom_mazes.SIZES, "full", SMALL | {"train": (videos, frames)})
         assert data_loader.Clips(small).num_clips == clips
 
 

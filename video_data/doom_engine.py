@@ -46,7 +46,7 @@ SIZES = doom_mazes.SIZES
 
 def source(config, prepared):
     """A text that changes with what is made."""
-    return f"doom_mazes {doom_mazes.VERSION}"
+    return f"{config.dataset} {doom_mazes.VERSION}"
 
 
 def make(config, wanted):
@@ -56,13 +56,14 @@ def make(config, wanted):
     """
     print(doom_mazes.NOTICE, file=sys.stderr)
     lengths = {(split, index): length for split, index, length in wanted}
-    with contextlib.closing(render(wanted, config.image_size, cores())) as frames:
+    alike = config.dataset == "doom_mazes_demo"
+    with contextlib.closing(render(wanted, config.image_size, cores(), alike)) as frames:
         for split, index, video in frames:
-            factors = doom_mazes.factors(split, index, lengths[split, index])
+            factors = doom_mazes.factors(split, index, lengths[split, index], alike)
             yield split, index, {"video": video, **factors}
 
 
-def render(wanted, size, processes):
+def render(wanted, size, processes, alike=False):
     """Renders walks in several processes, in any order.
 
     wanted: a list of (split, index, length). size: side of a frame, in pixels.
@@ -78,7 +79,7 @@ def render(wanted, size, processes):
             worker = opened.enter_context(_worker())
             results = opened.enter_context(
                 Connection(os.dup(worker.stdout.fileno()), writable=False))
-            workers[results] = worker, _ask(worker, jobs.pop(), size)
+            workers[results] = worker, _ask(worker, jobs.pop(), size, alike)
         while workers:
             for results in wait(list(workers)):
                 worker, left = workers.pop(results)
@@ -86,7 +87,7 @@ def render(wanted, size, processes):
                 if left > 1:
                     workers[results] = worker, left - 1
                 elif jobs:
-                    workers[results] = worker, _ask(worker, jobs.pop(), size)
+                    workers[results] = worker, _ask(worker, jobs.pop(), size, alike)
 
 
 @contextlib.contextmanager
@@ -108,10 +109,10 @@ def _worker():
                 os.killpg(worker.pid, signal.SIGKILL)
 
 
-def _ask(worker, walks, size):
+def _ask(worker, walks, size, alike):
     """Asks a worker to render walks. Returns how many."""
     with contextlib.suppress(BrokenPipeError):  # If it is gone, _received notices.
-        worker.stdin.write(json.dumps([walks, size]).encode() + b"\n")
+        worker.stdin.write(json.dumps([walks, size, alike]).encode() + b"\n")
         worker.stdin.flush()
     return len(walks)
 
@@ -137,9 +138,9 @@ def _main():
     jobs = queue.SimpleQueue()
     threading.Thread(target=_watch, args=(jobs,), daemon=True).start()
     while True:
-        walks, size = json.loads(jobs.get())
+        walks, size, alike = json.loads(jobs.get())
         try:
-            for result in _render(walks, size):
+            for result in _render(walks, size, alike):
                 results.send(result)
         except BrokenPipeError:
             pass  # The process that reads results is gone: _watch ends this one.
@@ -176,11 +177,12 @@ def _remove_shared_memory():
                 os.remove(path)
 
 
-def _render(walks, size):
+def _render(walks, size, alike):
     """Yields (split, index, frames) of walks."""
     with open("mazes.wad", "wb") as file:
-        file.write(level_file([(doom_mazes.maze(split, index), doom_mazes.walk(split, index, 1))
-                               for split, index, _ in walks]))
+        file.write(level_file([
+            (doom_mazes.maze(split, index, alike), doom_mazes.walk(split, index, 1))
+            for split, index, _ in walks]))
     with _engine("mazes.wad", size) as game:
         for number, (split, index, length) in enumerate(walks, 1):
             game.set_doom_map(f"MAP{number:02d}")

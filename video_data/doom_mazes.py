@@ -4,8 +4,9 @@ ViZDoom (Kempka et al. 2016) renders them without a display, with the textures o
 under the BSD 3-clause licence: show NOTICE wherever you show such frames.
 
 A maze is 4 x 4 rooms in a grid of 9 x 9 cells, with loops and no dead ends. Each quarter of it is
-a region with a wall, a floor and a ceiling of its own. A walker stands in the middle of a cell, turns
-to an open cell beside it, goes there, and picks the next: rarely the one that it came from.
+a region with a wall, a floor and a ceiling of its own. In the demo's mazes all regions look alike, so
+one need only remember three textures. A walker stands in the middle of a cell, turns to an open cell
+beside it, goes there, and picks the next: rarely the one that it came from.
 
 This module needs only NumPy; doom_engine.py renders the frames.
 """
@@ -70,8 +71,8 @@ class Walk(typing.NamedTuple):
     angle: np.ndarray
 
 
-def maze(split, index):
-    """The maze of a video, which depends on the arguments alone."""
+def maze(split, index, alike=False):
+    """The maze of a video, which depends on the arguments alone. alike: all regions look alike."""
     rng = np.random.default_rng([SPLITS.index(split), index, 0])
     passages = np.zeros([GRID, GRID], bool)
     passages[1::2, 1::2] = True
@@ -82,7 +83,8 @@ def maze(split, index):
         if len(_open_ways(passages, place)) == 1 or closed and rng.random() < LOOPS:
             passages[*(place + closed[rng.integers(len(closed))])] = True
     walls, flats = rng.permutation(len(WALLS))[:4], rng.permutation(len(FLATS))
-    return Maze(passages, walls, flats[:4], flats[4:8])
+    textures = walls, flats[:4], flats[4:8]
+    return Maze(passages, *(some[:1].repeat(4) for some in textures) if alike else textures)
 
 
 def _carve(rng, passages):
@@ -158,8 +160,8 @@ def _turn(rng, places, angles, turns):
     return places + frames * places[-1:], angles + [angles[-1] + units for units in turned]
 
 
-def factors(split, index, length):
-    """The actions and the factors of a video, a dict.
+def factors(split, index, length, alike=False):
+    """The actions and the factors of a video, a dict. alike: as in maze.
 
     `actions` float32 [T, 2]: how far the walker turns to the right, in 22.5 degrees, and how far it
         goes, in sixths of a cell. Row t is the action taken on seeing frame t.
@@ -178,7 +180,7 @@ def factors(split, index, length):
         "cell": cell,
         "heading": np.float32(heading[:length] % 360),
         "region": region(cell),
-        "wall": one_wall(maze(split, index), place[:length] / UNITS, heading[:length]),
+        "wall": one_wall(maze(split, index, alike), place[:length] / UNITS, heading[:length]),
     }
 
 

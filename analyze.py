@@ -55,11 +55,11 @@ import time
 import numpy as np
 import tensorflow as tf
 
+import charts
 import data_loader
 import dreams
 import intervals
 import metrics
-import pictures
 import probe
 import runs
 from cells import State, fold_in
@@ -204,14 +204,14 @@ def save_drops(stem, shown, values, done, context):
     """Draws the drops of every intervention over time, as PNG and PDF."""
     kinds = [("Frames hidden from", [item for item in done if item[0].startswith("hidden")]),
              ("State reset at the end of the context", [item for item in done if item[3] is not None])]
-    with pictures.saved_figure(stem, (7, 0.6 + 1.7 * len(shown))) as figure:
+    with charts.saved_figure(stem, (7, 0.6 + 1.7 * len(shown))) as figure:
         grid = figure.subplots(len(shown), 2, sharex=True, sharey="row", squeeze=False)
         for column, (title, items) in enumerate(kinds):
             for axes, metric in zip(grid[:, column], shown, strict=True):
                 for index, (key, label, *_) in enumerate(items):
                     change = drop(metric, values, key)
                     frames = np.arange(context + 1, context + 1 + change.shape[1])
-                    look = pictures.look(index) | {"marker": ""}
+                    look = charts.look(index) | {"marker": ""}
                     axes.fill_between(frames, *intervals.interval(change[None]), color=look["color"],
                                       alpha=0.15, linewidth=0)
                     axes.plot(frames, intervals.defined_mean(change, 0), label=label, **look)
@@ -334,11 +334,11 @@ def information_table(values, data, config):
 
 def save_information(stem, values, skips, strides):
     """Draws the quantities over the speed, a line per level, as PNG and PDF."""
-    with pictures.saved_figure(stem, (7, 2.5)) as figure:
+    with charts.saved_figure(stem, (7, 2.5)) as figure:
         for axes, (name, label) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
             for level, stride in enumerate(strides):
                 shown = values[name][:, level]
-                look = pictures.look(level)
+                look = charts.look(level)
                 low, high = intervals.interval(shown[None])
                 axes.vlines(skips, low, high, color=look["color"], linewidth=1)
                 ticks = f"every {stride} frames" if stride > 1 else "every frame"

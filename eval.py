@@ -40,6 +40,7 @@ import warnings
 
 import numpy as np
 
+import charts
 import data_loader
 import intervals
 import metrics
@@ -111,7 +112,7 @@ def evaluate(config, model, data, flags, settings, out):
                 if len(sheet) < SHEET_EXAMPLES:
                     sheet.append({"truth": video, **{
                         label: frames[row, number] for number, label in labels.items()}})
-        background.start(pictures.save_contact_sheet, os.path.join(out, "contact_sheet.png"), sheet,
+        background.start(charts.save_contact_sheet, os.path.join(out, "contact_sheet.png"), sheet,
                          config.open_loop_ctx)
         background.wait()
     values = {name: np.concatenate([scores[name] for scores in values]) for name in values[0]}
@@ -236,7 +237,7 @@ def save_curves(out, metric, curves, trivial, samples, context):
             key: over_videos(value, 0) for key, value in {**curves, **trivial}.items()})
     label = metric.axis + (f", best of {samples}" if samples > 1 else "")
     bound = metric.best([intervals.defined_mean(value, 0) for value in trivial.values()], 0)
-    pictures.save_range_plot(
+    charts.save_range_plot(
         os.path.join(out, f"{metric.name}_range.png"), label, intervals.defined_mean(shown, 0),
         *intervals.interval(shown[None], limits=metric.limits), context, bound)
 

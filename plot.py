@@ -57,16 +57,15 @@ import dataclasses
 import os
 import sys
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
+import charts
 import pictures
+from charts import Figure, look, matplotlib
 from comparison import all_rows, table
 from evaluations import comparable, data_of, group_seeds, label_by_difference, read_result
 from intervals import defined_mean, interval
 from metrics import METRICS
-from pictures import look
 
 # The labels of axes. A term that is not here is labelled by its name.
 LOSSES = {"total_loss": "Loss", "nll_term": "Negative log-likelihood\n", "kl_term": "KL"}
@@ -159,7 +158,7 @@ def save_comparison(file, suffix, curves, labels, best, together):
     rows = metric_rows(curves, together)
     losses = terms(curves)
     rows += [[(name, None) for name in losses[i:i + PANELS]] for i in range(0, len(losses), PANELS)]
-    with matplotlib.rc_context({**pictures.STYLE, "font.size": 8, "axes.titlesize": 8}):
+    with matplotlib.rc_context({**charts.STYLE, "font.size": 8, "axes.titlesize": 8}):
         # 7 inches is the width of text on a page.
         figure = Figure(figsize=(7, 2.3 * len(rows) + 0.3), layout="constrained")
         parts = np.atleast_1d(figure.subfigures(len(rows), 1))
@@ -174,8 +173,8 @@ def save_comparison(file, suffix, curves, labels, best, together):
                            if panels[0][1] is None else "Frame", fontsize=8)
         handles = [matplotlib.lines.Line2D([], [], **look(index)) for index in range(len(curves))]
         if any(any(curve.trivial.values()) for curve in curves):
-            handles.append(matplotlib.lines.Line2D([], [], **pictures.TRIVIAL_LINE))
-            labels = [*labels, pictures.TRIVIAL_LINE["label"]]
+            handles.append(matplotlib.lines.Line2D([], [], **charts.TRIVIAL_LINE))
+            labels = [*labels, charts.TRIVIAL_LINE["label"]]
         figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels),
                       handlelength=3)
         figure.savefig(file, format=suffix)
@@ -225,13 +224,13 @@ def draw_metric(axes, name, curves, shown, best):
             if not any(len(bound) == len(other) and np.allclose(bound, other, equal_nan=True)
                        for other in trivial):
                 trivial.append(bound)
-                axes.plot(frames, bound, **pictures.TRIVIAL_LINE, zorder=1.5)
+                axes.plot(frames, bound, **charts.TRIVIAL_LINE, zorder=1.5)
     samples = sorted({curves[index].scores[name].shape[1] for index in shown})
     chosen = f", best of {' or '.join(map(str, samples))}" if best else ""
     axes.set_ylabel(metric.heading + chosen)
     differing = differences([curves[index] for index in shown], name)
     if differing:
-        axes.set_title(f"not comparable: {differing}", color=pictures.VERMILLION, fontsize=6)
+        axes.set_title(f"not comparable: {differing}", color=charts.VERMILLION, fontsize=6)
     elif len(comparable(curves, name)) > 1:
         curve = curves[shown[0]]
         axes.set_title(f"{curve.settings.get('dataset')}, context {curve.context}")

@@ -9,8 +9,8 @@ import os
 
 import numpy as np
 
+import charts
 import intervals
-import pictures
 import tools
 from predictor import factors_of, with_progress
 from tables import estimate_text, markdown
@@ -85,7 +85,7 @@ def table(results, features, config, parts):
 
 def save_figure(stem, results, names):
     """Draws a group of bars for every factor: one for the states of each level, and one for pixels."""
-    with pictures.saved_figure(stem, (7, 2.6)) as figure:
+    with charts.saved_figure(stem, (7, 2.6)) as figure:
         axes = figure.add_subplot()
         width = 0.8 / len(names)
         for index, name in enumerate(names):
@@ -93,7 +93,7 @@ def save_figure(stem, results, names):
             means = np.array([row[name]["mean"] or 0 for row in results])
             bounds = np.array([row[name]["confidence_95"] or [mean, mean]
                                for row, mean in zip(results, means, strict=True)]).T
-            color = "0.6" if name == "pixels" else pictures.COLORS[index % len(pictures.COLORS)]
+            color = "0.6" if name == "pixels" else charts.COLORS[index % len(charts.COLORS)]
             axes.bar(places, np.maximum(means, 0), width, color=color, label=name)
             axes.vlines(places, *np.maximum(bounds, 0), color="black", linewidth=0.8)
         for place, row in enumerate(results):

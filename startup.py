@@ -1,7 +1,7 @@
 """Imports TensorFlow and sets it up for the model. Scripts, and runs.py, import this first.
 
 - It hides the messages that TensorFlow prints at every start.
-- It overrides settings of Keras and matplotlib that the model cannot work with, and says so.
+- It overrides settings of Keras that the model cannot work with, and says so.
 - TensorFlow takes GPU memory as it needs it, which leaves room for other processes.
 - If TensorFlow does not use an NVIDIA GPU of this machine, it prints TensorFlow's reason.
 """
@@ -74,18 +74,17 @@ def _override_keras_settings():
     keras.config.set_dtype_policy("float32")
 
 
-def _import_matplotlib():
-    """Imports matplotlib, even if MPLBACKEND names a backend that is not here, as notebooks do."""
-    backend = os.environ.pop("MPLBACKEND", None)
-    import matplotlib
-
-    if backend:
-        try:
-            matplotlib.rcParams["backend"] = backend
-            os.environ["MPLBACKEND"] = backend
-        except ValueError:
-            _say(f"MPLBACKEND={backend} is overridden: matplotlib has no such backend here. Pictures "
-                 "still go to files.")
+@contextlib.contextmanager
+def _without_matplotlib():
+    """Keeps Keras from importing matplotlib, which takes half a second and is not needed to train."""
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    sys.modules["matplotlib"] = None  # Its import fails, and Keras does without.
+    try:
+        yield
+    finally:
+        del sys.modules["matplotlib"]
 
 
 def _why_no_gpu():
@@ -98,8 +97,8 @@ def _why_no_gpu():
 
 
 _override_environment()
-_import_matplotlib()
-with _only_problems(), contextlib.nullcontext() if glob.glob(NVIDIA) else compiled.kept():
+with (_only_problems(), _without_matplotlib(),
+      contextlib.nullcontext() if glob.glob(NVIDIA) else compiled.kept()):
     import tensorflow as tf
 
     _override_keras_settings()

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import charts
 import comparison
 import evaluations
 import intervals
@@ -357,7 +358,7 @@ def test_the_line_that_a_running_training_is_writing_is_left_out(make_run):
 
 
 def test_every_curve_looks_unlike_every_other_by_more_than_colour():
-    looks = [pictures.look(index) for index in range(28)]
+    looks = [charts.look(index) for index in range(28)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 28
     assert len({look["marker"] for look in looks[:8]}) == 8
 

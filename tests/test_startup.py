@@ -57,7 +57,7 @@ def test_surroundings_that_the_model_cannot_work_in_are_overridden(tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps(
         {"floatx": "float64", "image_data_format": "channels_first", "backend": "jax"}))
     then = """
-import tensorflow as tf, matplotlib.figure, cells
+import tensorflow as tf, charts, cells
 assert tf.keras.__version__.startswith("3.") and tf.keras.config.backend() == "tensorflow"
 assert tf.keras.layers.Dense(3).dtype == tf.keras.config.floatx() == "float32"
 assert tf.keras.layers.Conv2D(3, 4).data_format == "channels_last"
@@ -69,14 +69,24 @@ assert "MPLBACKEND" not in os.environ and os.environ["TF_USE_LEGACY_KERAS"] == "
         "", then=then, KERAS_HOME=str(tmp_path), TF_USE_LEGACY_KERAS="1", KERAS_BACKEND="jax",
         MPLBACKEND=backend).splitlines()
     assert len(lines) == 5 and all("is overridden" in line for line in lines)
-    for said, line in zip(["TF_USE_LEGACY_KERAS=1", "KERAS_BACKEND=jax", f"MPLBACKEND={backend}",
-                           "floatx float64", "image_data_format channels_first"], lines, strict=True):
+    for said, line in zip(["TF_USE_LEGACY_KERAS=1", "KERAS_BACKEND=jax", "floatx float64",
+                           "image_data_format channels_first", f"MPLBACKEND={backend}"], lines,
+                          strict=True):
         assert said in line
 
 
 @pytest.mark.slow
+def test_a_start_imports_nothing_that_draws():
+    then = "import sys, train; assert not {'matplotlib', 'scipy.spatial'} & sys.modules.keys()"
+    assert not import_startup("", then=then)
+
+
+@pytest.mark.slow
 def test_a_backend_that_is_there_stays():
-    then = "import matplotlib, os; assert matplotlib.rcParams['backend'] == os.environ['MPLBACKEND']"
+    then = """
+import charts, os, matplotlib.pyplot
+assert charts.matplotlib.rcParams["backend"] == os.environ["MPLBACKEND"]
+"""
     assert not import_startup("", then=then, MPLBACKEND="svg")
 
 

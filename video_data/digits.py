@@ -1,10 +1,10 @@
 """Draws ten digits that move over a black canvas, reads them in frames, and compares them."""
 
 import functools
+import importlib.util
 import itertools
 import os
 
-import matplotlib
 import numpy as np
 import scipy.fft
 from PIL import Image, ImageDraw, ImageFont
@@ -23,7 +23,9 @@ FAINTEST = 0.1  # contrast below which nothing is read, as a share of a digit's
 
 
 def font_file(face):
-    return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
+    """The path of a font that comes with matplotlib, without its import, which takes long."""
+    (folder,) = importlib.util.find_spec("matplotlib").submodule_search_locations
+    return os.path.join(folder, "mpl-data", "fonts", "ttf", f"{face}.ttf")
 
 
 def path(rng, length, speeds=(2, 5)):

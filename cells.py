@@ -259,7 +259,7 @@ def reshape_end(x, count, sizes, like=None):
 
 
 def shape(x):
-    """The sizes of the axes of x, a list: ints, or tensors where only x itself tells them."""
+    """The sizes of the axes of x, a list: ints, or tensors for sizes that are known when it runs."""
     return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 

@@ -16,6 +16,8 @@ from pixels import to_uint8
 
 def _import_matplotlib():
     """Imports matplotlib, even if MPLBACKEND names a backend that is not here, as notebooks do."""
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"]
     backend = os.environ.pop("MPLBACKEND", None)
     import matplotlib
 
@@ -32,7 +34,7 @@ def _import_matplotlib():
 matplotlib = _import_matplotlib()
 from matplotlib.figure import Figure  # noqa: E402  Not pyplot, which looks for a display.
 
-# The colours of Okabe & Ito, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color).
+# The colours of Okabe & Ito (https://jfly.uni-koeln.de/color): colour-blind readers can tell them apart.
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, PURPLE, SKY, BLACK = "#E69F00", "#CC79A7", "#56B4E9", "#000000"
 COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)

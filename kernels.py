@@ -170,7 +170,7 @@ def _blocks(*inputs, fill):
 
 
 def _tick(inputs, n, t):
-    """x[n, t] of each of the inputs, in fewer operations, which start sooner."""
+    """x[n, t] of each of the inputs. Written so, it traces far fewer operations."""
     at, ones = tf.stack([n, t]), tf.ones(2, tf.int32)
     end = at + ones
     return [tf.strided_slice(x, at, end, ones, shrink_axis_mask=3) for x in inputs]
@@ -316,14 +316,14 @@ def _times(a, kernel):
 class FastAdam(tf.keras.optimizers.Adam):
     """Adam with one operation for a variable. Keras has a dozen, each of which reads and writes it."""
 
-    def apply(self, gradients, variables=None):
-        # All variables share these tensors, since it takes time to trace operations.
+    def apply(self, grads, trainable_variables=None):
+        # update_step uses these for every variable, since it takes time to trace operations.
         step = tf.cast(self.iterations + 1, tf.float32)
         beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
         self._update = functools.partial(
             tf.raw_ops.ResourceApplyAdam, beta1=beta_1, beta1_power=beta_1**step,
             beta2=beta_2, beta2_power=beta_2**step, epsilon=tf.constant(self.epsilon))
-        super().apply(gradients, variables)
+        super().apply(grads, trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
         if self.amsgrad:

@@ -76,7 +76,10 @@ def _override_keras_settings():
 
 @contextlib.contextmanager
 def _without_matplotlib():
-    """Keeps Keras from importing matplotlib, which takes half a second and is not needed to train."""
+    """Keeps Keras from importing matplotlib, which takes half a second and is not needed to train.
+
+    Then keras.visualization cannot draw in this process. Import matplotlib before, if it is to.
+    """
     if "matplotlib" in sys.modules:
         yield
         return

@@ -6,7 +6,6 @@ import sys
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 import charts
@@ -15,6 +14,7 @@ import evaluations
 import intervals
 import pictures
 import plot
+from charts import Figure
 from config import Config, load_config
 from tools import UserError
 

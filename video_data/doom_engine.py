@@ -66,7 +66,8 @@ def make(config, wanted):
 def render(wanted, size, processes, alike=False):
     """Renders walks in several processes, in any order.
 
-    wanted: a list of (split, index, length). size: side of a frame, in pixels.
+    wanted: a list of (split, index, length). size: side of a frame, in pixels. alike: as in
+        doom_mazes.maze.
     Yields (split, index, uint8 [length, size, size, 3]). Raises UserError where ViZDoom is missing or
     fails.
     """

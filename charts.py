@@ -44,6 +44,7 @@ STYLE = {
     "legend.frameon": False, "lines.linewidth": 1.5, "savefig.dpi": 200, "savefig.bbox": "tight",
     "pdf.fonttype": 42,  # Letters stay text in a PDF, which journals require.
 }
+SMALL = {**STYLE, "font.size": 8, "axes.titlesize": 8}
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
@@ -63,7 +64,7 @@ def saved_figure(stem, size):
 
     size: width and height in inches.
     """
-    with matplotlib.rc_context({**STYLE, "font.size": 8, "axes.titlesize": 8}):
+    with matplotlib.rc_context(SMALL):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
         for suffix in ("png", "pdf"):

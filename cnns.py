@@ -8,7 +8,7 @@ import math
 
 import tensorflow as tf
 
-from cells import Dense, shape
+from cells import Dense, reshape_end, shape
 
 REMAT_FRAMES = 500  # frames recomputed at once
 
@@ -115,7 +115,7 @@ class Decoder(tf.keras.layers.Layer):
         """states: [..., Z + H]. Returns the mean of p(frame | states), [..., S, S, C]."""
         rows = tf.reshape(states, [-1, states.shape[-1]])
         frames = recomputed(self.decode, rows) if self.config.remat else self.decode(rows)
-        return tf.reshape(frames, [*shape(states)[:-1], *frames.shape[1:]])
+        return reshape_end(frames, 1, frames.shape[1:], like=states)
 
     def pixels(self, states):
         """p(frame | states) for states [..., Z + H], as Pixels."""

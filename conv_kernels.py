@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 
 import ties
-from cells import Dense, product, shape
+from cells import Dense, product, reshape_end, shape
 from cnns import Conv, ConvTranspose, Decoder, Encoder, Pixels, leaky_relu, recomputed, sum_windows
 
 SLOPE = 0.2  # of every leaky ReLU
@@ -101,11 +101,11 @@ class BlockPixels(Pixels):
     @functools.cached_property
     def mean(self):
         frames = frames_of_blocks(self.blocks)
-        return tf.reshape(frames, [*shape(self.states)[:-1], *frames.shape[1:]])
+        return reshape_end(frames, 1, frames.shape[1:], like=self.states)
 
     def log_prob(self, video):
         video = to_blocks(tf.reshape(video, [-1, *video.shape[-3:]]))
-        squares = tf.reshape(squares_of_tanh(self.blocks, video), shape(self.states)[:-1])
+        squares = reshape_end(squares_of_tanh(self.blocks, video), 1, [], like=self.states)
         return self.decoder.log_normal(squares, math.prod(self.blocks.shape[1:]))
 
 

@@ -158,7 +158,7 @@ def save_comparison(file, suffix, curves, labels, best, together):
     rows = metric_rows(curves, together)
     losses = terms(curves)
     rows += [[(name, None) for name in losses[i:i + PANELS]] for i in range(0, len(losses), PANELS)]
-    with matplotlib.rc_context({**charts.STYLE, "font.size": 8, "axes.titlesize": 8}):
+    with matplotlib.rc_context(charts.SMALL):
         # 7 inches is the width of text on a page.
         figure = Figure(figsize=(7, 2.3 * len(rows) + 0.3), layout="constrained")
         parts = np.atleast_1d(figure.subfigures(len(rows), 1))

@@ -1,5 +1,6 @@
 """The first import of scripts: its messages, and the settings that it overrides."""
 
+import gc
 import json
 import os
 import pathlib
@@ -79,6 +80,10 @@ assert "MPLBACKEND" not in os.environ and os.environ["TF_USE_LEGACY_KERAS"] == "
 def test_a_start_imports_nothing_that_draws():
     then = "import sys, train; assert not {'matplotlib', 'scipy.spatial'} & sys.modules.keys()"
     assert not import_startup("", then=then)
+
+
+def test_garbage_is_searched_for_after_the_start_but_not_in_what_it_imported():
+    assert gc.isenabled() and gc.get_freeze_count() > 100_000
 
 
 @pytest.mark.slow

@@ -286,26 +286,6 @@ def _asf_pieces(packet):
         raise ValueError("the packet is longer than its pieces")
 
 
-def y4m(file, size):
-    """A Y4M file is a line of text and frames of one length, each after a line of its own."""
-    file.seek(0)
-    words = file.readline(256).split()
-    sides = {word[:1]: word[1:] for word in words[1:] if word[:1] in (b"W", b"H", b"C")}
-    try:
-        width, height = int(sides[b"W"]), int(sides[b"H"])
-    except (KeyError, ValueError):
-        return None, None  # The decoder reports such a file.
-    kind = sides.get(b"C", b"420").decode(errors="replace")
-    half = (-(-width // 2), -(-height // 2))
-    colours = {"420": half[0] * half[1], "422": half[0] * height, "444": width * height,
-               "411": -(-width // 4) * height, "mono": 0}
-    chroma = next((count for name, count in colours.items() if kind.startswith(name)), 0)
-    length = width * height + 2 * chroma
-    length *= 1 + (re.search(r"p1\d$|mono1\d$", kind) is not None)
-    left = size - file.tell()
-    return CUT if left % (length + len("FRAME\n")) else None, None
-
-
 def matroska(file, size):
     """A Matroska file is nested elements that state their lengths, except in a live recording."""
     place, ends = 0, []  # The ends of the elements around the current one.
@@ -345,5 +325,4 @@ def _ebml_number(head):
     return int.from_bytes(head[:length], "big") ^ (1 << 7 * length), length
 
 
-READERS = {b"GIF8": gif, b"\x89PNG": png, b"OggS": ogg,
-           ASF_HEADER: asf, b"YUV4MPEG2": y4m, b"\x1aE\xdf\xa3": matroska}
+READERS = {b"GIF8": gif, b"\x89PNG": png, b"OggS": ogg, ASF_HEADER: asf, b"\x1aE\xdf\xa3": matroska}

@@ -117,6 +117,7 @@ class _Decoding:
         self._graphs, self._size = {}, None
         self._losses, self._notes = [loss] if loss else [], []
         self._packets, self._spans, self._frames, self._hidden, self._fields = 0, [], 0, 0, 0
+        self._end = 0  # Of the last packet, in bytes.
 
     def _codec(self):
         stream = self._stream
@@ -179,6 +180,7 @@ class _Decoding:
 
     def _count(self, packet):
         self._packets += 1
+        self._end = (packet.pos or 0) + packet.size
         if packet.is_discard or self._codec_name == "vp8" and not bytes(packet)[0] & 16:
             self._hidden += 1
         if packet.pts is not None:
@@ -270,6 +272,8 @@ class _Decoding:
         if self._losses:
             return
         stream, known = self._stream, self._container.format.name
+        if known == "yuv4mpegpipe" and self._container.size != self._end:  # A cut picture is no packet.
+            self._lose(containers.CUT)
         declared = stream.frames if known.startswith("mov") else self._pictures or 0
         if self._packets < declared:
             self._lose(f"it declares {declared} frames, but {self._packets} are there")

@@ -217,7 +217,7 @@ def _read_missing(config, listing, keys, frames, actions):
                 else:
                     note = _note(rows, found, left_out)
                     _add(frames, actions, keys[name], name, [] if rows is None else found, rows, note)
-                for kind, line in _lines(os.path.join(root, name), rows, found, left_out):
+                for kind, line in lines(os.path.join(root, name), rows, found, left_out):
                     said[kind] += 1
                     if said[kind] <= NAMED:
                         bar.write(line, file=sys.stderr)
@@ -240,7 +240,7 @@ def _note(rows, found, left_out):
             "left_out": left_out}
 
 
-def _lines(path, rows, found, left_out):
+def lines(path, rows, found, left_out):
     """Yields (kind, line) for each message on a file."""
     if rows is None:
         yield "skipped", f"Skipped {shown(path)}: {found}." + (

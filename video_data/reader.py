@@ -109,7 +109,7 @@ def answer(request, connection):
         return "broken", Broken("needs more memory than there is", again=True)
     except OSError as error:
         if error.errno in DISK_FULL:
-            return "disk full", error.errno
+            return "disk full", OSError(error.errno, os.strerror(error.errno))
         if isinstance(error, FileNotFoundError) and os.path.islink(request.path):
             return "broken", Broken("is a link to nothing")
         return "broken", Broken(error.strerror or f"is damaged: {error}", error.errno in OF_THE_MACHINE)

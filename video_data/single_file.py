@@ -31,10 +31,8 @@ def open_as(config, split):
         raise UserError(f"data_root: {path}: {error}") from None
     except OSError as error:  # Writing failed: an error of reading would be Broken.
         raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
-    for part, why in left_out.items():
-        print(f"Left out {files.shown(path + part)}: {why}.", file=sys.stderr)
-    for note in dict.fromkeys(note for video in found for note in video.notes):
-        print(f"{files.shown(path)} {note}.", file=sys.stderr)
+    for _, line in folder.lines(path, frames, found, left_out):
+        print(line, file=sys.stderr)
     names = [path + video.part for video in found]
     lengths = [video.length for video in found]
     opened = {"video": store.Videos(frames, lengths, names)}

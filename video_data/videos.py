@@ -46,10 +46,9 @@ class Readers:
     def __exit__(self, *_):
         with self._lock:
             self._closed = True
-            ended = list(self._all)
-            for reader in ended:
+            for reader in self._all:
                 reader.end()
-        for reader in ended:
+        for reader in list(self._all):
             reader.close()
 
     def read(self, request):
@@ -75,13 +74,10 @@ class Readers:
 
     def _ask(self, request, file):
         with self._lock:
-            reader = self._idle.pop() if self._idle else None
-        if reader is None:
-            reader = _Reader()
-            with self._lock:
-                self._all.add(reader)
-                if self._closed:
-                    reader.end()
+            reader = self._idle.pop() if self._idle else _Reader()
+            self._all.add(reader)
+            if self._closed:
+                reader.end()
         try:
             scratch = request.scratch or tempfile.gettempdir()
             return reader.ask(request._replace(  # The process has another working directory.
@@ -126,19 +122,16 @@ class _Reader:
                 if not self._connection.poll(STALL):
                     raise Broken(f"gave no frame for {STALL} s")
                 kind, value = self._connection.recv()
-                if kind == "disk full":
-                    raise OSError(value, os.strerror(value))
-                if kind == "broken":
-                    broken = value
+                if kind != "alive":
                     break
-                if kind == "done":
-                    return value
         except (EOFError, ConnectionError):
             raise self._death() from None
         except BaseException:
             self.close()
             raise
-        raise broken
+        if kind == "done":
+            return value
+        raise value
 
     def close(self):
         """Ends the process and waits until it is gone."""

@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 
 from tools import UserError
-from video_data import store, videos
+from video_data import store
 from video_data.digits import GLYPH, animate, path
 
 VERSION = "1"  # Increased when other videos are made than before.
@@ -48,12 +48,11 @@ def source(config, prepared):
 def make(config, wanted):
     """Makes the wanted videos, a list of (split, index, frames). Yields (split, index, arrays).
 
-    arrays: as `video` returns them, with frames of config.image_size.
+    arrays: as `video` returns them.
     """
-    mnist, form = read_mnist(config.data_root, store.home(config)), videos.Form(config.image_size, 1)
+    mnist = read_mnist(config.data_root, store.home(config))
     for split, index, length in wanted:
-        made = video(split, index, length, *digits_of(mnist, split))
-        yield split, index, made | {"video": videos.resize(made["video"], form)}
+        yield split, index, video(split, index, length, *digits_of(mnist, split))
 
 
 def video(split, index, length, images, labels):

@@ -13,7 +13,6 @@ import io
 import itertools
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -44,7 +43,7 @@ class Made(typing.NamedTuple):
     SIZES[config]: for each split (how many videos, how many frames each);
     source(config, prepared): a text that changes with what is made; prepared: that of the stores;
     make(config, wanted): yields (split, index, arrays) of the wanted (split, index, frames), in any
-        order. arrays: a dict of `video`, `actions` and the factors.
+        order. arrays: a dict of `video`, of any size, `actions` and the factors.
     """
 
     module: str
@@ -126,18 +125,21 @@ def _prepare_made(config, dataset, split):
         return not all(store.holds(path, asked) for path in paths.values())
 
     def build():
-        _make(config, module, sizes, keys, source, paths, split)
+        _fill(config, paths, source, keys, sizes, split,
+              functools.partial(module.make, config), "Making")
 
     store.prepare_once(config, root, paths.values(), missing, build)
     return {name: path for name, path in paths.items() if name != "actions" or config.actions}
 
 
-def _make(config, module, sizes, keys, source, paths, only):
+def _fill(config, paths, source, keys, sizes, only, make, doing):
     """Makes the videos that any store at paths lacks, and adds them to each that lacks them.
 
-    sizes: for every split (videos, frames of each). keys: for every split a key for each video.
-    only: the split to make; None for all.
+    keys: for every split a key for each video. sizes: for every split (videos, frames of each).
+    only: the split to make; None for all. make: as that of Made, without the config; it may yield more
+    than is wanted. doing: what it does, for messages.
     """
+    form = videos.Form(config.image_size)
     with contextlib.ExitStack() as opened:
         writers = {name: opened.enter_context(store.Writer(path, itertools.chain(*keys.values())))
                    for name, path in paths.items()}
@@ -147,14 +149,17 @@ def _make(config, module, sizes, keys, source, paths, only):
 
         wanted = [(split, index, frames) for split, (count, frames) in sizes.items()
                   if only in (None, split) for index in range(count) if lacking(split, index)]
-        frame = config.image_size**2 * config.channels
-        store.check_space(store.home(config), frame * sum(frames for *_, frames in wanted),
-                          f"Making {config.dataset}")
-        videos_made = opened.enter_context(contextlib.closing(module.make(config, wanted)))
-        for split, index, arrays in tqdm(videos_made, f"Making {config.dataset}", len(wanted),
+        if "video" in paths:
+            frame = config.image_size**2 * config.channels
+            store.check_space(store.home(config), frame * sum(frames for *_, frames in wanted),
+                              f"{doing} {config.dataset}")
+        made = opened.enter_context(contextlib.closing(make(wanted)))
+        for split, index, arrays in tqdm(made, f"{doing} {config.dataset}", len(wanted),
                                          unit=" videos", file=sys.stderr):
             for name in lacking(split, index):
                 value = arrays[name][None] if name in PER_VIDEO else arrays[name]
+                if name == "video":
+                    value = videos.resize(value, form._replace(channels=value.shape[-1]))
                 writers[name].add(keys[split][index], [(f"{split}[{index}]", value)])
         for writer in writers.values():
             whole = [split for split in keys if all(key in writer.pieces for key in keys[split])]
@@ -200,14 +205,7 @@ def _prepare_tfds(config, dataset, split):
 
     def build():
         builder = _prepare_records(config, folder, records)
-        for name in missing():
-            if name == "video":
-                splits = _frames_of_records(config, builder, split)
-            elif name == "actions":
-                splits = _actions_of_records(config, builder, records, paths["video"])
-            else:
-                splits = _factors_of_records(config, builder, name, paths["video"])
-            store.build(paths[name], _fingerprint(records), splits, split)
+        _fill_from_records(config, builder, records, missing(), paths, split)
         _say(f"Prepared {paths['video']}" + (
             f", {split} alone." if store.lacks(paths["video"]) else
             f". You may delete {records} to save space."))
@@ -239,85 +237,62 @@ def _prepare_records(config, folder, records):
     return builder
 
 
-def _frames_of_records(config, builder, only):
-    """The frames of the records, as store.build takes them: (name, uint8 [T, S, S, C]) one by one.
+def _fill_from_records(config, builder, records, names, paths, only):
+    """Fills the stores of these names from records. only: the split to fill; None for all."""
+    for name in names:
+        if name == "actions" and "metadata" not in _features(records):
+            raise UserError(f"actions: {records} was prepared without metadata; move it away, and the "
+                            "next start prepares it again, with metadata")
+        if name != "actions" and name not in builder.info.features:
+            raise UserError(
+                f"dataset: {config.dataset} declares the factor {name}, but its records have no such "
+                f"feature; nearest: {nearest(name, builder.info.features)}")
+    source, sizes = _fingerprint(records), {}
+    for split, info in builder.info.splits.items():
+        read = "video" in names and only in (None, split)
+        frames = len(next(_examples(builder, split, ["video"]))["video"]) if read else 0
+        sizes[split] = info.num_examples, frames
+    keys = {split: [f"{source} {split} {index}" for index in range(count)]
+            for split, (count, _) in sizes.items()}
 
-    only: the split that will be unpacked, whose space is checked; None for all.
-    """
-    size, form = config.image_size, None
-    needed = 0
-    for split in [only] if only else builder.info.splits:
-        _, first = next(_read_records(builder, split, "video"))
-        form = videos.Form(size, first.shape[-1])
-        needed += len(first) * math.prod(form.shape) * builder.info.splits[split].num_examples
-    store.check_space(store.home(config), needed, f"Unpacking {config.dataset}")
+    def make(wanted):
+        kinds = []
+        for split, of_split in itertools.groupby(wanted, lambda one: one[0]):
+            start = next(of_split)[1]
+            lengths = None if "video" in names else store.read(paths["video"], split).lengths
+            features = ["metadata" if name == "actions" else name for name in names]
+            for index, arrays in enumerate(_examples(builder, split, features, start), start):
+                length = len(arrays["video"]) if lengths is None else lengths[index]
+                example = f"{config.dataset} {split}[{index}]"
+                if "actions" in names:
+                    arrays["actions"] = _actions_of(arrays["metadata"].decode(), length, example, kinds)
+                for name in names:
+                    if name not in PER_VIDEO and arrays[name].shape[:1] != (length,):
+                        raise UserError(
+                            f"dataset: {example}: {name} has the shape {list(arrays[name].shape)} for "
+                            f"{length} frames; it must have a row for each")
+                yield split, index, arrays
 
-    def frames(split, start):
-        count = builder.info.splits[split].num_examples
-        records = _read_records(builder, split, "video", start)
-        for name, video in tqdm(records, f"Unpacking {config.dataset}, {split}", count, initial=start,
-                                unit=" videos", file=sys.stderr):
-            yield name, videos.resize(video, form)
-
-    return _by_split(builder, frames)
-
-
-def _by_split(builder, read):
-    """The splits as store.build takes them: for each (number of videos, read from a start on)."""
-    return {split: (info.num_examples, functools.partial(read, split))
-            for split, info in builder.info.splits.items()}
-
-
-def _factors_of_records(config, builder, name, frames):
-    """One factor, as store.build takes it: (name, array [T, ...]) one by one. T is 1 for PER_VIDEO.
-
-    frames: the path of the store of frames, which gives the length of each video.
-    """
-    if name not in builder.info.features:
-        raise UserError(f"dataset: {config.dataset} declares the factor {name}, but its records have no "
-                        f"such feature; nearest: {nearest(name, builder.info.features)}")
-
-    def values(split, start):
-        lengths = store.read(frames, split).lengths[start:]
-        for (example, value), length in zip(
-                _read_records(builder, split, name, start), lengths, strict=True):
-            if name not in PER_VIDEO and value.shape[:1] != (length,):
-                raise UserError(f"dataset: {config.dataset} {example}: {name} has the shape "
-                                f"{list(value.shape)} for {length} frames; it must have a row for each")
-            yield example, value[None] if name in PER_VIDEO else value
-
-    return _by_split(builder, values)
+    _fill(config, {name: paths[name] for name in names}, source, keys, sizes, only, make, "Unpacking")
 
 
-def _actions_of_records(config, builder, records, frames):
-    """The actions in the records' metadata, as store.build takes them: (name, float32 [T, A]).
+def _actions_of(metadata, length, example, kinds):
+    """The actions in a record's metadata, float32 [length, A].
 
-    frames: the path of the store of frames, which gives the length of each video.
+    kinds: the names of the numbers, which all records share; empty before the first record.
     """
     from video_data import minerl_navigate
 
-    if "metadata" not in _features(records):
-        raise UserError(f"actions: {records} was prepared without metadata; move it away, and the "
-                        "next start prepares it again, with metadata")
-    expected = []
-
-    def actions(split, start):
-        lengths = store.read(frames, split).lengths[start:]
-        for (name, metadata), length in zip(
-                _read_records(builder, split, "metadata", start), lengths, strict=True):
-            try:
-                names, values = minerl_navigate.read_actions(metadata.decode(), length)
-            except UserError as error:
-                raise UserError(f"actions: {config.dataset} {name}: {error}") from None
-            if not expected:
-                expected.extend(names)
-                _say(f"The actions of {config.dataset}: {', '.join(names)}.")
-            if names != expected:
-                raise UserError(f"actions: {config.dataset} {name} has {', '.join(names)}; others "
-                                f"have {', '.join(expected)}")
-            yield name, values
-
-    return _by_split(builder, actions)
+    try:
+        names, values = minerl_navigate.read_actions(metadata, length)
+    except UserError as error:
+        raise UserError(f"actions: {example}: {error}") from None
+    if not kinds:
+        kinds.extend(names)
+        _say(f"The actions of {example.split()[0]}: {', '.join(names)}.")
+    if names != kinds:
+        raise UserError(f"actions: {example} has {', '.join(names)}; others have {', '.join(kinds)}")
+    return values
 
 
 def _features(records):
@@ -329,20 +304,19 @@ def _features(records):
         return []
 
 
-def _read_records(builder, split, feature, start=0):
-    """Yields (name, value) of one feature of each record of a split, from `start` on, in order."""
+def _examples(builder, split, features, start=0):
+    """Yields a dict of some features of each record of a split, from `start` on, in order."""
     import tensorflow_datasets as tfds
 
     # Records that others have prepared hold nothing but videos.
-    only = tfds.decode.PartialDecoding({feature: True})
+    only = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
     # By default TFDS fills the memory with decoded videos.
     bounded = tfds.ReadConfig(
         interleave_cycle_length=1, num_parallel_calls_for_decode=THREADS, skip_prefetch=True,
         try_autocache=False)
     dataset = builder.as_dataset(
         f"{split}[{start}:]", decoders=only, shuffle_files=False, read_config=bounded)
-    for index, example in enumerate(dataset.as_numpy_iterator(), start):
-        yield f"{split}[{index}]", example[feature]
+    return dataset.as_numpy_iterator()
 
 
 def _fingerprint(records):

@@ -9,7 +9,6 @@ appended: after a kill, the next writer goes on from there.
 import contextlib
 import glob
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -266,28 +265,6 @@ class Writer:
             json.dump(header, file)
             _flush(file)
         self._remove("journal")
-
-
-def build(path, source, splits, only=None):
-    """Writes a store of videos that are read one after the other, or completes it.
-
-    splits: for every split, (number of videos, read); read(n) yields (name, array [T, *row]) from the
-        n-th video on. One array is held at a time.
-    only: the split to write; by default all. Those in the store already stay.
-    """
-    keys = {split: [f"{source} {split} {index}" for index in range(count)]
-            for split, (count, _) in splits.items()}
-    with Writer(path, itertools.chain(*keys.values())) as writer:
-        whole = []
-        for split, (_, read_from) in splits.items():
-            done = next((n for n, key in enumerate(keys[split]) if key not in writer.pieces), None)
-            if done is not None and only in (None, split):
-                for key, video in zip(keys[split][done:], read_from(done), strict=True):
-                    writer.add(key, [video])
-            if done is None or only in (None, split):
-                whole.append(split)
-        writer.commit(source, {split: [(key, 0) for key in keys[split]] for split in whole},
-                      left_out=[split for split in splits if split not in whole])
 
 
 def _flush(file):

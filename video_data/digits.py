@@ -217,19 +217,15 @@ def compare_digits(prediction, label, position):
     count = label.shape[-1]
     labels, positions = _read_once(prediction, count)
     true_labels, true_positions = label[:, None], position[:, None]
-    found = None
-    for order in itertools.permutations(range(count)):
-        distance = np.linalg.norm(positions[..., order, :] - true_positions, axis=-1)
-        distance = np.where(np.isnan(distance), random_distance(true_positions), distance)
-        right = np.broadcast_to(labels[..., order] == true_labels, distance.shape)
-        quality = (right - distance / 1000).sum(-1, keepdims=True)  # No distance reaches 1000.
-        if found is None:
-            found = quality, right, distance
-        else:
-            better = quality > found[0]
-            found = [np.where(better, new, old)
-                     for new, old in zip((quality, right, distance), found, strict=True)]
-    return found[1], found[2]
+    orders = list(itertools.permutations(range(count)))
+    distance = np.stack([
+        np.linalg.norm(positions[..., order, :] - true_positions, axis=-1) for order in orders])
+    distance = np.where(np.isnan(distance), random_distance(true_positions), distance)
+    right = np.stack([np.broadcast_to(labels[..., order] == true_labels, distance.shape[1:])
+                      for order in orders])
+    quality = (right - distance / 1000).sum(-1, keepdims=True)  # No distance reaches 1000.
+    best = quality.argmax(0, keepdims=True)
+    return tuple(np.take_along_axis(one, best, 0)[0] for one in (right, distance))
 
 
 def random_distance(positions):

@@ -111,14 +111,11 @@ def _prepare_made(config, dataset, split):
                         f"nearest: {dataset.channels}")
     module = importlib.import_module(f"video_data.{dataset.module}")
     root = os.path.join(store.home(config), dataset.folder, dataset.config)
-    paths = {"video": f"{root}.frames{_size_suffix(config)}"}
+    paths = _paths(config, dataset, root, dataset.actions)
     source = module.source(config, store.source(paths["video"]))
-    paths |= {name: f"{root}.{name}"
-              for name in (*["actions"] * dataset.actions, *_factors(config, dataset))}
     sizes = module.SIZES[dataset.config]
     keys = {of: [f"{source} {of} {index} {frames}" for index in range(count)]
             for of, (count, frames) in sizes.items()}
-
     asked = keys if split is None else {split: keys[split]}
 
     def missing():
@@ -172,14 +169,12 @@ def notice(dataset):
     return getattr(BUILDERS.get(dataset), "notice", "")
 
 
-def _factors(config, dataset):
-    """The names of a dataset's factors that hold for frames of the config's size."""
-    return [name for name in dataset.factors if not _size_suffix(config) or name not in IN_PIXELS]
-
-
-def _size_suffix(config):
-    """The end of the name of a store whose frames are not of the usual size."""
-    return "" if config.image_size == videos.Form().size else f"_{config.image_size}"
+def _paths(config, dataset, root, actions):
+    """The paths of a dataset's stores, which begin with root. actions: whether it has some."""
+    usual = config.image_size == videos.Form().size
+    names = [name for name in dataset.factors if usual or name not in IN_PIXELS]
+    return {"video": f"{root}.frames" + ("" if usual else f"_{config.image_size}")} | {
+        name: f"{root}.{name}" for name in (*names, *["actions"] * bool(actions))}
 
 
 def _prepare_tfds(config, dataset, split):
@@ -191,11 +186,7 @@ def _prepare_tfds(config, dataset, split):
     home = store.home(config)
     folder = config.data_root if os.path.isdir(os.path.join(config.data_root, within)) else home
     records, prepared = os.path.join(folder, within), os.path.join(home, within)
-    size = _size_suffix(config)
-    paths = {"video": f"{prepared}.frames{size}"}
-    paths |= {factor: f"{prepared}.{factor}" for factor in _factors(config, dataset)}
-    if config.actions:
-        paths["actions"] = f"{prepared}.actions"
+    paths = _paths(config, dataset, prepared, config.actions)
 
     def missing():
         # The user may delete the records to save space; the stores must then agree on their source.

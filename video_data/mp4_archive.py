@@ -1,7 +1,6 @@
 """The builder of datasets that are published as a zip archive of 64x64 mp4 files."""
 
 import contextlib
-import functools
 import math
 import os
 import pathlib
@@ -106,7 +105,12 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         skipped = 0
         with (_readable(archive), zipfile.ZipFile(archive) as opened,
               videos.Readers() as readers):
-            decode = functools.partial(self._try_to_decode, readers, opened)
+            def decode(name):
+                try:
+                    return self._decode(readers, opened, name)
+                except videos.Broken as error:
+                    return error
+
             for name, video in videos.in_parallel(decode, names):
                 if isinstance(video, videos.Broken):
                     tqdm.write(f"Skipped {name}: {video}.", file=sys.stderr)
@@ -120,12 +124,6 @@ class Mp4Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _metadata(self, archive, name):
         """The features of a video beside `video`, a dict."""
         return {}
-
-    def _try_to_decode(self, readers, archive, name):
-        try:
-            return self._decode(readers, archive, name)
-        except videos.Broken as error:
-            return error
 
     def _decode(self, readers, archive, name):
         """Decodes a file of the archive: uint8 [T, 64, 64, CHANNELS]. Raises videos.Broken."""

@@ -48,8 +48,8 @@ def _written(part, blocks, actions, request, sink):
     if not length:
         raise Broken("holds no frames")
     notes = ["has pictures of several sizes; each is resized to the square"] if len(sizes) > 1 else []
-    actions, refused = checked_actions(actions, length, onehot=request.onehot)
-    return Video(part, length, *next(iter(sizes)), None, actions, refused, tuple(notes))
+    return Video(part, length, *next(iter(sizes)), None,
+                 *checked_actions(actions, length, onehot=request.onehot), tuple(notes))
 
 
 def _read_pages(request, magic, beside, sink):
@@ -75,8 +75,8 @@ def _read_pages(request, magic, beside, sink):
     if pictures is not None and len(spans) < pictures:
         raise Broken(f"it declares {pictures} pictures, but {len(spans)} can be read")
     kept = (np.array(shown), len(spans)) if fps else None
-    actions, refused = checked_actions(beside, len(shown), kept, request.onehot)
-    return Video("", len(shown), *sizes[0], images.rate_of(spans), actions, refused)
+    return Video("", len(shown), *sizes[0], images.rate_of(spans),
+                 *checked_actions(beside, len(shown), kept, request.onehot))
 
 
 def _read_arrays(found, several, request, sink):

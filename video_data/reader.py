@@ -103,7 +103,7 @@ def answer(request, connection):
             return "done", read(request, _Sink(connection, file, math.prod(request.form.shape)))
     except Broken as error:
         return "broken", error
-    except (BrokenPipeError, ConnectionError):
+    except ConnectionError:
         raise
     except MemoryError:
         return "broken", Broken("needs more memory than there is", again=True)

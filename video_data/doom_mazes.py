@@ -128,14 +128,23 @@ def walk(split, index, length):
     cells = np.argwhere(passages)
     cell = cells[rng.integers(len(cells))]
     way = int(rng.choice(_open_ways(passages, cell)))
-    places, angles = [cell * UNITS + UNITS // 2], [way * QUARTER]
-    while len(places) < length:
-        places, angles = _go(rng, places, angles, WAYS[way])
-        cell = cell + WAYS[way]
+    states = [np.array([*cell * UNITS + UNITS // 2, way * QUARTER])]
+    while len(states) < length:
+        step = WAYS[way]
+        states += _evenly(states[-1], [*step * UNITS, 0], CELL_FRAMES + rng.integers(-1, 2))
+        cell = cell + step
         turns = _next_turn(rng, _open_ways(passages, cell), way)
-        places, angles = _turn(rng, places, angles, turns)
+        frames = abs(turns) * (QUARTER_FRAMES + rng.integers(-1, 2))
+        states += _evenly(states[-1], [0, 0, turns * QUARTER], frames)
         way = (way + turns) % 4
-    return Walk(np.array(places[:length]), np.array(angles[:length]))
+    states = np.stack(states[:length])
+    return Walk(states[:, :2], states[:, 2])
+
+
+def _evenly(state, change, frames):
+    """The row, column and angle at each of the next frames, over which they change evenly."""
+    shares = np.arange(1, frames + 1)[:, None]
+    return [*state + np.rint(shares * change / max(1, frames)).astype(int)]
 
 
 def _next_turn(rng, ways, way):
@@ -144,20 +153,6 @@ def _next_turn(rng, ways, way):
     if not others or len(ways) > 1 and rng.random() < BACK:
         return int(rng.choice([-2, 2]))
     return (int(rng.choice(others)) - way + 1) % 4 - 1
-
-
-def _go(rng, places, angles, step):
-    """Adds the frames on the way to the middle of the next cell."""
-    frames = CELL_FRAMES + rng.integers(-1, 2)
-    gone = np.rint(UNITS * np.arange(1, frames + 1) / frames).astype(int)
-    return places + [places[-1] + step * units for units in gone], angles + frames * angles[-1:]
-
-
-def _turn(rng, places, angles, turns):
-    """Adds the frames of some quarter turns on the spot."""
-    frames = abs(turns) * (QUARTER_FRAMES + rng.integers(-1, 2))
-    turned = np.rint(turns * QUARTER * np.arange(1, frames + 1) / max(1, frames)).astype(int)
-    return places + frames * places[-1:], angles + [angles[-1] + units for units in turned]
 
 
 def factors(split, index, length, alike=False):

@@ -267,21 +267,19 @@ def _add(frames, actions, key, name, found, rows, note):
 
 def _check_space(config, chosen, readers, sample=5):
     """Says how much disk the frames take, by the frames of some files and the sizes of all."""
-    sizes = {}  # By kind, the size of every file.
+    sizes = {}  # By kind, the size of every file that is no series of pictures.
     for file in chosen:
         if not file.pictures:
             with contextlib.suppress(OSError):
                 kind = os.path.splitext(file.path)[1].lower()
                 sizes.setdefault(kind, {})[file] = os.path.getsize(file.path)
-    some = {file: kind for kind, found in sizes.items()
-            for file in [*found][:: -(-len(found) // sample)]}
-    counted, seen = collections.Counter(), collections.Counter()
-    for file, count in videos.in_parallel(
-            lambda file: readers.estimate_frames(request_of(config, file)), some):
-        counted[some[file]] += count
-        seen[some[file]] += sizes[some[file]][file]
-    needed = sum(len(file.pictures) for file in chosen) + sum(
-        counted[kind] * sum(found.values()) // max(1, seen[kind]) for kind, found in sizes.items())
+    needed = sum(len(file.pictures) for file in chosen)
+    for found in sizes.values():
+        some = [*found][:: -(-len(found) // sample)]
+        counts = videos.in_parallel(
+            lambda file: readers.estimate_frames(request_of(config, file)), some)
+        seen = max(1, sum(found[file] for file in some))
+        needed += sum(count for _, count in counts) * sum(found.values()) // seen
     store.check_space(os.path.dirname(store_path(config)), needed * math.prod(form_of(config).shape),
                       f"Preparing {len(chosen)} files of {config.data_root}")
 

@@ -172,24 +172,15 @@ class Clips:
         return found
 
 
-class TooShort(UserError):
-    """No video is long enough. longest: how many frames the longest has, with the frame_skip."""
-
-    def __init__(self, message, longest):
-        super().__init__(message)
-        self.longest = longest
-
-
 def evaluation_sequences(config):
     """The Sequences of an evaluation. Raises UserError that says which flags fit shorter videos."""
-    try:
-        return Sequences(config, config.eval_seq_len)
-    except TooShort as error:
+    def fitting(longest):
         stride = config.strides[-1]
-        context = min(config.open_loop_ctx, (error.longest - 1) // stride * stride)
-        fitting = f"--seq-len {error.longest} --open-loop-ctx {context}" if context else (
-            f"but no context fits: a tick of the top level takes {stride} frames")
-        raise UserError(f"{error}, that is {fitting}") from None
+        context = min(config.open_loop_ctx, (longest - 1) // stride * stride)
+        return f", that is --seq-len {longest} --open-loop-ctx {context}" if context else (
+            f", but no context fits: a tick of the top level takes {stride} frames")
+
+    return Sequences(config, config.eval_seq_len, advice=fitting)
 
 
 class Sequences:
@@ -197,6 +188,7 @@ class Sequences:
 
     split: `val` for the validation videos, where the dataset has some.
     min_frames: of a video, before frame_skip, to count; by default what seq_len takes.
+    advice: gives the end of the message where no video is long enough, from the frames of the longest.
 
     Raises UserError where no video is long enough, or the data does not fit the config.
 
@@ -205,7 +197,7 @@ class Sequences:
       action_size: numbers of an action; 0 without actions.
     """
 
-    def __init__(self, config, seq_len, split="test", min_frames=None):
+    def __init__(self, config, seq_len, split="test", min_frames=None, advice=lambda longest: ""):
         self._opened, self.split = _open(config, split)
         self.action_size = _action_size(self._opened)
         self._seq_len, self._skip = seq_len, config.frame_skip
@@ -215,9 +207,9 @@ class Sequences:
             kept >= seq_len if min_frames is None else opened.lengths >= min_frames)
         self.lengths = kept[self._long_enough]
         if not len(self._long_enough):
-            raise TooShort(f"sequences of {seq_len} frames are longer than the longest test video "
-                           f"of {_source(config)}{_skipping(self._skip)}; nearest: {kept.max()}",
-                           int(kept.max()))
+            raise UserError(f"sequences of {seq_len} frames are longer than the longest test video "
+                            f"of {_source(config)}{_skipping(self._skip)}; nearest: {kept.max()}"
+                            + advice(kept.max()))
         if min_frames is None:
             _say_too_short("a sequence of", seq_len, "test", opened, kept)
         self._threads = concurrent.futures.ThreadPoolExecutor(THREADS)

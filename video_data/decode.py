@@ -12,7 +12,7 @@ import numpy as np
 
 from video_data import containers
 from video_data.frames import Broken, Video, crop, fitted
-from video_data.timing import on_show
+from video_data.timing import actions_beside, checked_actions, on_show
 
 LOCAL = {"protocol_whitelist": "file"}  # A playlist must not open addresses on the network.
 BY_NAME = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop transparency.
@@ -26,23 +26,19 @@ RAW = ("m4v", "mjpeg", "mjpeg_2000", "h261", "h263", "h264", "hevc", "vvc", "vc1
        "cavsvideo", "image2")
 
 
-def decode(path, form, sink, keep_partial=False, threads=0):
-    """Decodes the first video stream of a file: (Video without actions, which frames were kept).
+def decode(request, sink):
+    """Decodes the first video stream of a file: its Video. sink: as that of reader.read.
 
-    sink: its method `frames` takes frames, uint8 [*form.shape]; `alive` is called at every packet.
-    keep_partial: whether the frames before a loss count as a video.
-    The second result is None without form.fps. With it, it is (for each frame of the video, the number
-    of the file's frame that it shows; how many frames the file has).
-    Raises Broken where something was lost.
+    Raises Broken where something was lost, unless the request keeps what came before.
     """
-    loss, pictures = containers.look(path)
-    if loss and not keep_partial:
+    loss, pictures = containers.look(request.path)
+    if loss and not request.keep_partial:
         raise Broken(loss)
     try:
-        with av.open(f"file:{path}", container_options=LOCAL) as container:
-            return _Decoding(container, form, sink, keep_partial, threads, pictures, loss).run()
+        with av.open(f"file:{request.path}", container_options=LOCAL) as container:
+            return _Decoding(container, request, sink, pictures, loss).run()
     except av.error.FFmpegError as error:
-        raise Broken(_in_words(error, path)) from None
+        raise Broken(_in_words(error, request.path)) from None
 
 
 def estimate_frames(path, fps):
@@ -109,9 +105,9 @@ def _turn(frame):
 class _Decoding:
     """One pass over a file."""
 
-    def __init__(self, container, form, sink, keep_partial, threads, pictures, loss):
-        self._container, self._form, self._sink = container, form, sink
-        self._keep_partial, self._threads, self._pictures = keep_partial, threads, pictures
+    def __init__(self, container, request, sink, pictures, loss):
+        self._container, self._request, self._sink = container, request, sink
+        self._form, self._pictures = request.form, pictures
         self._stream = _stream_of(container)
         self._codec_name, self._context = self._stream.codec_context.name, self._codec()
         self._graphs, self._size = {}, None
@@ -125,7 +121,7 @@ class _Decoding:
         if stream.metadata.get("alpha_mode") == "1" and context.name in BY_NAME:
             context = av.CodecContext.create(BY_NAME[context.name], "r")
             context.extradata = stream.codec_context.extradata
-        context.thread_type, context.thread_count = "AUTO", self._threads
+        context.thread_type, context.thread_count = "AUTO", self._request.threads
         return context
 
     def run(self):
@@ -136,21 +132,23 @@ class _Decoding:
             for _ in range(times):
                 self._sink.frames(pixels)
         self._look_for_losses()
-        if self._losses and not (self._keep_partial and shown):
+        if self._losses and not (self._request.keep_partial and shown):
             raise Broken(self._losses[0])
         if not shown:
             raise Broken("holds no frames")
         rate = self._stream.average_rate
         notes = [f"is kept in part: {loss}" for loss in self._losses[:1]] + self._notes
-        return (Video("", len(shown), *self._size, rate and float(rate), None, None, tuple(notes)),
-                None if self._form.fps is None else (np.array(shown), self._frames))
+        kept = None if self._form.fps is None else (np.array(shown), self._frames)
+        actions = checked_actions(
+            actions_beside(self._request.path), len(shown), kept, self._request.onehot)
+        return Video("", len(shown), *self._size, rate and float(rate), *actions, tuple(notes))
 
     # --------------------------------------------------------------------------- packets and frames
 
     def _lose(self, loss):
         """Notes a loss. Raises Broken unless the frames before it are wanted."""
         self._losses.append(loss)
-        if not self._keep_partial:
+        if not self._request.keep_partial:
             raise Broken(loss)
 
     def _decoded(self):
@@ -232,7 +230,7 @@ class _Decoding:
 
     def _graph(self, pixels, width, height, space, span, turn):
         graph = av.filter.Graph()
-        graph.threads = self._threads
+        graph.threads = self._request.threads
         source = graph.add("buffer", f"video_size={width}x{height}:pix_fmt={pixels}:time_base=1/1:"
                                      f"pixel_aspect=1/1:colorspace={int(space)}:range={int(span)}")
         steps = [graph.add(*step) for step in self._steps(pixels, width, height, turn)]

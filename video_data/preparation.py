@@ -23,6 +23,7 @@ from tqdm import tqdm
 from checks import nearest
 from tools import UserError
 from video_data import doom_mazes, folder, store, videos
+from video_data.convert import resize
 from video_data.factors import PER_VIDEO
 
 
@@ -156,7 +157,7 @@ def _fill(config, paths, source, keys, sizes, only, make, doing):
             for name in lacking(split, index):
                 value = arrays[name][None] if name in PER_VIDEO else arrays[name]
                 if name == "video":
-                    value = videos.resize(value, form._replace(channels=value.shape[-1]))
+                    value = resize(value, form._replace(channels=value.shape[-1]))
                 writers[name].add(keys[split][index], [(f"{split}[{index}]", value)])
         for writer in writers.values():
             whole = [split for split in keys if all(key in writer.pieces for key in keys[split])]

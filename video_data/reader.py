@@ -21,7 +21,6 @@ from tools import DISK_FULL, OF_THE_MACHINE
 from video_data import decode
 from video_data.files import MAGIC, TIFF
 from video_data.frames import UNREADABLE, Broken
-from video_data.timing import actions_beside, checked_actions
 
 
 def read(request, sink):
@@ -36,11 +35,7 @@ def read(request, sink):
         from video_data import pixels
 
         return pixels.read(request, magic, sink)
-    video, kept = decode.decode(
-        request.path, request.form, sink, request.keep_partial, request.threads)
-    actions, refused = checked_actions(
-        actions_beside(request.path), video.length, kept, request.onehot)
-    return [video._replace(actions=actions, refused=refused)], {}
+    return [decode.decode(request, sink)], {}
 
 
 def estimate_frames(request):

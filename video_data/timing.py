@@ -81,8 +81,8 @@ def actions_beside(path):
 def checked_actions(actions, length, kept=None, onehot=False):
     """Returns (float32 [length, A], None), or (None, why not), or (None, None) without actions.
 
-    kept: as decode.decode returns it: (for each frame, the number of the file's frame that it shows;
-        frames of the file). An action is then the sum of the rows up to the next frame shown.
+    kept: with fps (for each frame, the number of the file's frame that it shows; frames of the file).
+        An action is then the sum of the rows up to the next frame shown.
     onehot: whether a column of whole numbers becomes one-hot rows.
     """
     if actions is None:

@@ -22,7 +22,6 @@ from multiprocessing import reduction
 import numpy as np
 
 from tools import cores
-from video_data.convert import resize  # noqa: F401
 from video_data.files import pictures_of
 from video_data.frames import Broken, Form, Request, Video  # noqa: F401
 

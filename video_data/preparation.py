@@ -247,25 +247,31 @@ def _fill_from_records(config, builder, records, names, paths, only):
     keys = {split: [f"{source} {split} {index}" for index in range(count)]
             for split, (count, _) in sizes.items()}
 
-    def make(wanted):
-        kinds = []
-        for split, of_split in itertools.groupby(wanted, lambda one: one[0]):
-            start = next(of_split)[1]
-            lengths = None if "video" in names else store.read(paths["video"], split).lengths
-            features = ["metadata" if name == "actions" else name for name in names]
-            for index, arrays in enumerate(_examples(builder, split, features, start), start):
-                length = len(arrays["video"]) if lengths is None else lengths[index]
-                example = f"{config.dataset} {split}[{index}]"
-                if "actions" in names:
-                    arrays["actions"] = _actions_of(arrays["metadata"].decode(), length, example, kinds)
-                for name in names:
-                    if name not in PER_VIDEO and arrays[name].shape[:1] != (length,):
-                        raise UserError(
-                            f"dataset: {example}: {name} has the shape {list(arrays[name].shape)} for "
-                            f"{length} frames; it must have a row for each")
-                yield split, index, arrays
-
+    make = functools.partial(_read_records, config, builder, names, paths["video"])
     _fill(config, {name: paths[name] for name in names}, source, keys, sizes, only, make, "Unpacking")
+
+
+def _read_records(config, builder, names, frames, wanted):
+    """Yields (split, index, arrays) of the wanted records, and of those between and behind them.
+
+    names: of the arrays. frames: the store that has the frames if they are not among these.
+    """
+    kinds = []
+    features = ["metadata" if name == "actions" else name for name in names]
+    for split, of_split in itertools.groupby(wanted, lambda one: one[0]):
+        start = next(of_split)[1]
+        lengths = None if "video" in names else store.read(frames, split).lengths
+        for index, arrays in enumerate(_examples(builder, split, features, start), start):
+            length = len(arrays["video"]) if lengths is None else lengths[index]
+            example = f"{config.dataset} {split}[{index}]"
+            if "actions" in names:
+                arrays["actions"] = _actions_of(arrays["metadata"].decode(), length, example, kinds)
+            for name in names:
+                if name not in PER_VIDEO and arrays[name].shape[:1] != (length,):
+                    raise UserError(
+                        f"dataset: {example}: {name} has the shape {list(arrays[name].shape)} for "
+                        f"{length} frames; it must have a row for each")
+            yield split, index, arrays
 
 
 def _actions_of(metadata, length, example, kinds):

@@ -55,7 +55,9 @@ def look(index):
                 marker=MARKERS[index % len(MARKERS)], markersize=3.5, linewidth=1.3)
 
 
-TRIVIAL_LINE = dict(color="0.45", linestyle=(0, (4, 2)), linewidth=1.1, label="best trivial predictor")
+TRIVIAL_DASHES = ((0, (4, 2)), ":", "-.", (0, (8, 2)))
+TRIVIAL_LINE = dict(color="0.45", linestyle=TRIVIAL_DASHES[0], linewidth=1.1,
+                    label="best trivial predictor")
 
 
 @contextlib.contextmanager
@@ -71,26 +73,34 @@ def saved_figure(stem, size):
             figure.savefig(f"{stem}.{suffix}")
 
 
-def save_range_plot(path, label, mean, low, high, context, trivial):
+def save_range_plot(file, label, mean, low, high, context, trivial, kind="png"):
     """Plots a metric over the predicted frames, with the interval around its mean.
 
     Args:
-        path: of the picture.
+        file: of the picture, a path or an open file.
         label: of the axis.
         mean, low, high: [T], for frames context + 1 ... context + T. NaN bounds are left out.
         context: number of frames observed.
-        trivial: [T], of the best trivial predictor.
+        trivial: [T] of trivial predictors, by their labels.
+        kind: of the picture, "png" or "svg".
+
+    Returns: the place of the first frame at the bottom, and that of the last one at the top, as shares
+    of the picture's width and height.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5, 2.8), layout="constrained")
+    with matplotlib.rc_context({**STYLE, "savefig.bbox": None, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(5, 3), layout="constrained")
         axes = figure.add_subplot()
         frames = np.arange(context + 1, context + 1 + len(mean))
         axes.fill_between(frames, low, high, color=BLUE, alpha=0.25, linewidth=0)
         axes.plot(frames, mean, color=BLUE, label="model")
-        axes.plot(frames, trivial, **TRIVIAL_LINE)
+        for index, (words, values) in enumerate(trivial.items()):
+            dashes = TRIVIAL_DASHES[index % len(TRIVIAL_DASHES)]
+            axes.plot(frames, values, **TRIVIAL_LINE | {"label": words, "linestyle": dashes})
         axes.set(xlabel="Frame", ylabel=label, xlim=(context + 1, frames[-1] + 0.5))
-        axes.legend()
-        figure.savefig(path)
+        figure.legend(loc="outside lower center", ncols=3)
+        figure.savefig(file, format=kind)
+        corners = np.transpose([frames[[0, -1]], axes.get_ylim()])
+        return (axes.transData.transform(corners) / figure.bbox.size).tolist()
 
 
 def save_contact_sheet(path, examples, context, columns=12):

@@ -239,7 +239,8 @@ def save_curves(out, metric, curves, trivial, samples, context):
     bound = metric.best([intervals.defined_mean(value, 0) for value in trivial.values()], 0)
     charts.save_range_plot(
         os.path.join(out, f"{metric.name}_range.png"), label, intervals.defined_mean(shown, 0),
-        *intervals.interval(shown[None], limits=metric.limits), context, bound)
+        *intervals.interval(shown[None], limits=metric.limits), context,
+        {charts.TRIVIAL_LINE["label"]: bound})
 
 
 def defined_deviation(values, axis):

@@ -18,9 +18,9 @@ def figures(monkeypatch):
     """The figures saved in a test."""
     saved, save = [], Figure.savefig
 
-    def spy(figure, path):
+    def spy(figure, path, **named):
         saved.append(figure)
-        save(figure, path)
+        save(figure, path, **named)
 
     monkeypatch.setattr(Figure, "savefig", spy)
     return saved
@@ -28,22 +28,30 @@ def figures(monkeypatch):
 
 def test_range_plot_starts_after_the_context_and_names_its_units(tmp_path, figures):
     mean = np.linspace(30, 20, 10)
-    charts.save_range_plot(
-        tmp_path / "a.png", "PSNR (dB)", mean, mean - 1, mean + 1, context=36, trivial=mean - 3)
+    (left, bottom), (right, top) = charts.save_range_plot(
+        tmp_path / "a.png", "PSNR (dB)", mean, mean - 1, mean + 1, context=36,
+        trivial={"black": mean - 3})
     (axes,) = figures[0].axes
     assert axes.lines[0].get_xdata().tolist() == list(range(37, 47))
     assert axes.lines[0].get_ydata().tolist() == mean.tolist()
     assert axes.lines[1].get_ydata().tolist() == (mean - 3).tolist()
-    texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert texts == ["model", "best trivial predictor"]
+    texts = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert texts == ["model", "black"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Frame", "PSNR (dB)")
-    assert imageio.imread(tmp_path / "a.png").std() > 0
+    picture = imageio.imread(tmp_path / "a.png")[..., :3]
+    rows, columns = np.nonzero((picture == (0, 114, 178)).all(-1))
+    line = rows < (1 - bottom) * len(picture)  # The legend below has a blue line too.
+    height, width = picture.shape[:2]
+    np.testing.assert_allclose(
+        [columns[line].min() / width, columns[line].max() / width], [left, right], atol=0.01)
+    assert 1 - top < rows[line].min() / height < rows[line].max() / height < 1 - bottom
 
 
 def test_range_plot_without_a_known_interval_is_a_line(tmp_path):
     unknown = np.full(4, np.nan)
     charts.save_range_plot(
-        tmp_path / "a.png", "SSIM", np.arange(4.0), unknown, unknown, context=1, trivial=np.ones(4))
+        tmp_path / "a.png", "SSIM", np.arange(4.0), unknown, unknown, context=1,
+        trivial={"black": np.ones(4)})
     assert (tmp_path / "a.png").stat().st_size
 
 

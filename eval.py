@@ -30,6 +30,7 @@ if __name__ == "__main__":
 import startup  # noqa: F401
 
 # isort: split
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -91,37 +92,46 @@ def evaluate(config, model, data, flags, settings, out):
     scored = metrics.chosen(chosen_networks, factors_of(data.batch(0, 1)))
     fvd = networks.FVD(flags.fvd_model) if flags.fvd_model else None
     predictor = Predictor(config, model, flags.num_samples, flags.seed, scored, mean_frame)
-    values, features, sheet, speed = [], [], [], Speed()
-    with Background() as background:
+    values, features, sheet, seconds = [], [], [], collections.defaultdict(list)
+    # Threads encode the pictures while the next videos are predicted.
+    pool, pictured = concurrent.futures.ThreadPoolExecutor(videos.CORES), []
+    with contextlib.ExitStack() as stack:
+        stack.callback(pool.shutdown, cancel_futures=True)
         for first, size in with_progress(flags.num_examples, flags.batch_size // flags.num_samples):
             batch = data.batch(first, size)
-            with speed.measured(size):
-                frames, scores = predictor.predict(batch, first)
+            start = time.perf_counter()
+            frames, scores = predictor.predict(batch, first)
+            seconds[size].append(time.perf_counter() - start)
             values.append(scores | predictor.trivial(batch))
             if fvd:
                 features.append([fvd.features(batch["video"][:, config.open_loop_ctx:]),
                                  fvd.features(frames[:, 0])])
-            background.wait()  # At most two batches are in memory.
+            wait(pictured)  # At most two batches are in memory.
             for row, video in enumerate(batch["video"]):
                 kept, labels = metrics.kept_samples(
                     scored, {metric.name: scores[metric.name][row] for metric in scored},
                     config.cell_mean_only)
                 samples = {name: frames[row, number] for name, number in kept.items()}
-                background.start(save_example, out, first + row, video, samples, config.open_loop_ctx,
-                                 grids=not flags.no_save_grid)
+                pictured.append(pool.submit(save_example, out, first + row, video, samples,
+                                            config.open_loop_ctx, grids=not flags.no_save_grid))
                 if len(sheet) < SHEET_EXAMPLES:
                     sheet.append({"truth": video, **{
                         label: frames[row, number] for number, label in labels.items()}})
-        background.start(charts.save_contact_sheet, os.path.join(out, "contact_sheet.png"), sheet,
-                         config.open_loop_ctx)
-        background.wait()
+        charts.save_contact_sheet(os.path.join(out, "contact_sheet.png"), sheet, config.open_loop_ctx)
+        wait(pictured)
     values = {name: np.concatenate([scores[name] for scores in values]) for name in values[0]}
     predicted = config.eval_seq_len - config.open_loop_ctx
     distance = fvd and fvd_of(fvd, features, predicted)
-    frames_per_second = speed.frames_per_second(flags.num_samples * predicted)
-    numbers = save_numbers(out, values, scored, settings, frames_per_second, distance)
+    speed = frames_per_second(seconds, flags.num_samples * predicted)
+    numbers = save_numbers(out, values, scored, settings, speed, distance)
     report.save_page(out)
     return report.table_text(numbers)
+
+
+def wait(futures):
+    """Waits until all have ended, and empties the list. Raises what the first that failed has raised."""
+    while futures:
+        futures.pop(0).result()
 
 
 def fvd_of(fvd, features, frames):
@@ -130,45 +140,16 @@ def fvd_of(fvd, features, frames):
     return fvd(truth, predicted, frames) | {"fvd_convention": FVD_CONVENTION}
 
 
-class Background:
-    """Runs functions in threads: pictures are encoded while the next videos are predicted."""
+def frames_per_second(seconds, frames):
+    """The speed of prediction for videos of so many frames; None if it was not measured.
 
-    def __enter__(self):
-        self._threads, self._running = concurrent.futures.ThreadPoolExecutor(videos.CORES), []
-        return self
-
-    def __exit__(self, *_):
-        self._threads.shutdown(cancel_futures=True)
-
-    def start(self, function, *arguments, **named):
-        self._running.append(self._threads.submit(function, *arguments, **named))
-
-    def wait(self):
-        """Waits until all functions have ended. Raises the exception of the first that failed."""
-        for future in self._running:
-            future.result()
-        self._running.clear()
-
-
-class Speed:
-    """The speed of prediction. The first batch of each size does not count: it compiles the model."""
-
-    def __init__(self):
-        self._sizes, self._seconds, self._videos = set(), 0.0, 0
-
-    @contextlib.contextmanager
-    def measured(self, size):
-        """Measures how long the context takes to predict so many videos."""
-        start = time.perf_counter()
-        yield
-        if size in self._sizes:
-            self._seconds += time.perf_counter() - start
-            self._videos += size
-        self._sizes.add(size)
-
-    def frames_per_second(self, frames):
-        """The speed for videos of so many frames; None if every batch was the first of its size."""
-        return self._videos * frames / self._seconds if self._videos else None
+    seconds: those of every batch, in a list by its size. The first of each size compiles the model.
+    """
+    measured = [(size, passed) for size, times in seconds.items() for passed in times[1:]]
+    if not measured:
+        return None
+    sizes, times = zip(*measured, strict=True)
+    return sum(sizes) * frames / sum(times)
 
 
 def digest(data, context):
@@ -190,11 +171,11 @@ def save_example(out, number, video, samples, context, grids):
         video, samples["random_sample_1"], context))
 
 
-def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
+def save_numbers(out, values, scored, settings, speed, fvd=None):
     """Writes metrics.npz, summary.json, and the curves of every headline metric over time.
 
     values: the scores by name, from Predictor.predict and Predictor.trivial.
-    frames_per_second: None if it was not measured.
+    speed: from frames_per_second.
     fvd: from fvd_of, or None.
 
     Returns: the content of summary.json.
@@ -220,7 +201,7 @@ def save_numbers(out, values, scored, settings, frames_per_second, fvd=None):
         if metric.headline:
             save_curves(out, metric, curves, named, values[metric.name].shape[1], context)
     numbers = {"settings": settings, "metrics": summary, "better_than_trivial": beaten,
-               "better_than_trivial_rule": metrics.BETTER, "frames_per_second": frames_per_second}
+               "better_than_trivial_rule": metrics.BETTER, "frames_per_second": speed}
     numbers |= {"fvd": fvd} if fvd else {}
     tools.save_json(os.path.join(out, "summary.json"), numbers)
     return numbers

@@ -79,7 +79,7 @@ class Metric:
     networks: names of networks. A flag --<name> chooses one of them, or the metric is left out. Then
         function(network) gives the function, and {network} in the convention becomes its name.
     part_of: the name of another metric, whose scores this one has in some frames; in the others it is
-        undefined. function(the function of the other metric) then gives the function.
+        undefined. The function then maps (scores of the other metric, factors) to its own.
     """
 
     name: str
@@ -137,15 +137,9 @@ class Metric:
 
 
 def lpips(network):
-    """The function of the metric LPIPS. It keeps its last scores, because its parts need them again."""
-    distance, last = LPIPS(network), [None, None]
-
-    def function(truth, prediction, factors):
-        if last[0] is not prediction:
-            last[:] = prediction, distance(truth, prediction)
-        return last[1]
-
-    return function
+    """The function of the metric LPIPS."""
+    distance = LPIPS(network)
+    return lambda truth, prediction, factors: distance(truth, prediction)
 
 
 def handwritten(prediction, factors):
@@ -169,15 +163,11 @@ def walls(prediction, factors):
     return np.where(true < 0, np.float32(np.nan), np.float32(right))
 
 
-def in_cells(revisited, function):
-    """A metric's function, defined only in frames whose cell the context has shown (or: has not)."""
-    def restricted(truth, prediction, factors):
-        cells, shown = (tf.reshape(known["cell"], [*known["cell"].shape[:2], -1]) for known in factors)
-        cells, shown = cells[:, :, None], shown[:, None]
-        seen = tf.reduce_any(tf.reduce_all(tf.equal(cells, shown), -1), -1)[:, None]
-        return tf.where(seen == revisited, function(truth, prediction, factors), np.float32(np.nan))
-
-    return restricted
+def in_cells(revisited, scores, factors):
+    """The scores of frames whose cell the context has shown (or: has not), and NaN for the others."""
+    cells, shown = (tf.reshape(known["cell"], [*known["cell"].shape[:2], -1]) for known in factors)
+    equal = tf.reduce_all(tf.equal(cells[:, :, None], shown[:, None]), -1)
+    return tf.where(tf.reduce_any(equal, -1)[:, None] == revisited, scores, np.float32(np.nan))
 
 
 def parts_by_cell(metric):
@@ -252,22 +242,35 @@ def chosen(networks=None, factors=()):
     networks: the name of the chosen network, by the name of the metric.
     factors: the names of the factors in the data.
     """
-    networks = networks or {}
     found = {}
     for metric in METRICS.values():
-        if metric.networks and metric.name in networks:
-            network = networks[metric.name]
+        network = (networks or {}).get(metric.name)
+        if metric.networks and network:
             metric = dataclasses.replace(
                 metric, function=metric.function(network), networks=(),
                 convention=metric.convention.format(network=network))
         if metric.part_of in found:
             whole = found[metric.part_of]
-            metric = dataclasses.replace(metric, function=metric.function(whole.function),
-                                         convention=f"{whole.convention}; {metric.convention}")
+            metric = dataclasses.replace(metric, convention=f"{whole.convention}; {metric.convention}")
         whole_is_there = not metric.part_of or metric.part_of in found
         if not metric.networks and whole_is_there and set(metric.needs) <= set(factors):
             found[metric.name] = metric
     return list(found.values())
+
+
+def scores(scored, truth, predictions, factors):
+    """The scores of every frame: a dict of [B, S, F] by the names of metrics.
+
+    scored: a list of Metric. Those count whose `pixels` are among the predictions.
+    predictions: a dict by the `pixels` of metrics. truth, factors: as a function of a Metric takes them.
+    """
+    found = {}
+    for metric in scored:
+        if metric.part_of in found:
+            found[metric.name] = metric.function(found[metric.part_of], factors)
+        elif metric.pixels in predictions:
+            found[metric.name] = metric.score(truth, predictions[metric.pixels], factors)
+    return found
 
 
 MEANS = "prediction from means"  # what pictures call a prediction without noise

@@ -129,8 +129,7 @@ class Predictor:
 
     def _eight_bit_scores(self, predicted, batch, frames):
         truth, factors = batch["video"][:, None, frames], self._factors(batch, frames)
-        return {metric.name: metric.score(truth, predicted, factors)
-                for metric in self._scored if metric.pixels == "8-bit"}
+        return metrics.scores(self._scored, truth, {"8-bit": predicted}, factors)
 
     def _frames_and_scores(self, decoded, video, factors):
         """Frames [B, S, F, H, W, C] as uint8, a dict of their scores, and which are finite, [B, S, F].
@@ -139,8 +138,7 @@ class Predictor:
         """
         truth = to_float(video)[:, None]
         given = {"clipped": tf.clip_by_value(decoded, 0.0, 1.0), "unclipped": decoded}
-        scores = {metric.name: metric.score(truth, given[metric.pixels], factors)
-                  for metric in self._scored if metric.pixels != "8-bit"}
+        scores = metrics.scores(self._scored, truth, given, factors)
         finite = tf.reduce_all(tf.math.is_finite(decoded), [-3, -2, -1])
         return to_uint8(decoded), scores, finite
 

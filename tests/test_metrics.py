@@ -110,8 +110,6 @@ def test_better_is_where_the_paired_interval_is_above_each_other():
     assert not error.beats(model[:1], [others[0][:1]]).any()  # One video gives no interval.
 
 
-
-
 # ---------------------------------------------------------------------------- mazes and their walls
 
 
@@ -136,8 +134,8 @@ def test_walls_are_right_wrong_or_undefined():
     factors = mazes_of([3, 3, -1, 5, 5], [1, 1, 2, 2, 9], [1, 2])
     predicted = np.stack([wall_frames(3, 4, 3, 5, -1), wall_frames(3, 3, 5, 5, 5)])[None]
     truth = wall_frames(3, 3, 3, 5, 5)[None, None]
-    scored = {metric.name: metric.score(truth, predicted, factors)
-              for metric in metrics.chosen(factors=["wall", "cell"]) if metric.pixels == "8-bit"}
+    scored = metrics.scores(
+        metrics.chosen(factors=["wall", "cell"]), truth, {"8-bit": predicted}, factors)
     assert list(scored) == ["walls", "walls_revisited", "walls_new"]
     np.testing.assert_array_equal(
         scored["walls"], [[[1, 0, np.nan, 1, 0], [1, 1, np.nan, 1, 1]]])
@@ -153,8 +151,9 @@ def test_revisited_and_new_frames_share_a_metric_between_them():
     factors = mazes_of([0] * 4, [7, 1, 8, 2], [1, 2, 3])
     rng = np.random.default_rng(0)
     truth, predicted = rng.random([1, 1, 4, 16, 16, 3]), rng.random([1, 2, 4, 16, 16, 3])
-    scored = {metric.name: np.asarray(metric.score(np.float32(truth), np.float32(predicted), factors))
-              for metric in metrics.chosen(factors=["cell"]) if metric.pixels == "clipped"}
+    scored = metrics.scores(metrics.chosen(factors=["cell"]), np.float32(truth),
+                            {"clipped": np.float32(predicted)}, factors)
+    scored = {name: values.numpy() for name, values in scored.items()}
     assert set(scored) == {"psnr", "ssim", "psnr_revisited", "psnr_new", "ssim_revisited", "ssim_new"}
     for name in ("psnr", "ssim"):
         old, new = scored[f"{name}_revisited"], scored[f"{name}_new"]
@@ -179,9 +178,8 @@ def test_parts_are_of_what_is_scored_alone(monkeypatch):
     assert new.convention.startswith("LPIPS (lpips 0.1, net alex)") and new.better == "lower"
     assert new.convention.endswith("cells that the context has not shown")
     factors, frames = mazes_of([0, 0], [7, 1], [1]), wall_frames(1, 2)[None, None]
-    for metric in scored:
-        if metric.pixels == "8-bit":
-            metric.score(frames, frames, factors)
+    found = metrics.scores(scored, frames, {"8-bit": frames}, factors)
+    assert list(found) == ["lpips", "lpips_revisited", "lpips_new"]
     assert len(calls) == 1  # Its parts do not run the network again.
     kept, _ = metrics.kept_samples(scored, {name: np.zeros([3, 2]) for name in names})
     assert "best_psnr_sample" in kept and not any("revisited" in name for name in kept)

@@ -65,7 +65,14 @@ import runs
 from cells import State, fold_in
 from config import load_config
 from cwvae import CWVAE, in_chunks, last_state
-from predictor import Predictor, factors_of, noise_of_videos, not_finite, with_progress
+from predictor import (
+    Predictor,
+    factors_of,
+    noise_of_videos,
+    not_finite,
+    seeds_of_videos,
+    with_progress,
+)
 from tables import estimate_text, markdown
 from validation import nats_of_videos
 
@@ -226,44 +233,29 @@ def save_drops(stem, shown, values, done, context):
 # ------------------------------------------------------------------- how the information is spread
 
 
-class Speeds:
-    """Test sequences at several speeds: every n-th frame of the same videos, from the same frame on.
-
-    Raises UserError if no video is long enough for seq_len frames at the greatest speed.
-    """
-
-    def __init__(self, config, seq_len, skips):
-        self.seq_len, self.skips = seq_len, sorted(set(skips))
-        *slower, fastest = self.skips
-        data = data_loader.Sequences(config.replace(frame_skip=fastest), seq_len)
-        self._data = [data_loader.Sequences(
-            config.replace(frame_skip=skip), seq_len, min_frames=(seq_len - 1) * fastest + 1)
-            for skip in slower] + [data]
-        self.action_size = data.action_size
-
-    def __len__(self):
-        return len(self._data[0])
-
-    def batches(self, start, size):
-        """Yields a batch of Sequences for each speed."""
-        for data in self._data:
-            yield data.batch(start, size)
-
-
 def information_data(config, flags):
-    """The config with the changes of the flags, and the test sequences. Sets flags.num_examples."""
+    """The config with the changes of the flags, and the test sequences at the greatest speed.
+
+    Sets flags.num_examples, and flags.seq_len to what the videos have. Raises UserError if no video is
+    long enough for seq_len frames at the greatest speed.
+    """
     config = config.replace(data_root=flags.data_root or config.data_root)
-    seq_len = flags.seq_len
-    if not seq_len:
-        fastest = max(flags.frame_skips)
-        lengths = data_loader.Sequences(config.replace(frame_skip=fastest), 1).lengths
-        seq_len = min(config.seq_len, int(np.median(lengths)))
-        if seq_len < config.seq_len:
-            print(f"Sequences have {seq_len} frames, not the config's {config.seq_len}, because half of "
-                  f"the test videos have no more at frame_skip {fastest}")
-    data = Speeds(config, seq_len, flags.frame_skips)
+    fastest = config.replace(frame_skip=max(flags.frame_skips))
+    if not flags.seq_len:
+        lengths = data_loader.Sequences(fastest, 1).lengths
+        flags.seq_len = min(config.seq_len, int(np.median(lengths)))
+        if flags.seq_len < config.seq_len:
+            print(f"Sequences have {flags.seq_len} frames, not the config's {config.seq_len}, because "
+                  f"half of the test videos have no more at frame_skip {fastest.frame_skip}")
+    data = data_loader.Sequences(fastest, flags.seq_len)
     flags.num_examples = num_examples(flags.num_examples, len(data))
     return config, data
+
+
+def at_speeds(config, seq_len, skips):
+    """Test sequences at each speed: every n-th frame of the same videos, from the same frame on."""
+    return [data_loader.Sequences(config.replace(frame_skip=skip), seq_len,
+                                  min_frames=(seq_len - 1) * max(skips) + 1) for skip in skips]
 
 
 # What the loss logs of each level, by the names of files and the words of figures.
@@ -281,26 +273,26 @@ def information(config, model, data, flags, settings, out):
         return [nats[name] for name in LOGGED], list(map(last_state, rollout.levels))
 
     observe = startup.graph(observe, config)
-    values = {name: [] for name in QUANTITIES}
+    skips, values = sorted(set(flags.frame_skips)), []
+    speeds = at_speeds(config, flags.seq_len, skips)
     for first, size in with_progress(flags.num_examples, flags.batch_size):
-        seeds = [fold_in([flags.seed, 0], first + i) for i in range(size)]
-        speeds = [nats_per_frame(model, observe, batch, seeds) for batch in data.batches(first, size)]
-        for name, at_speeds in zip(QUANTITIES, zip(*speeds, strict=True), strict=True):
-            values[name].append(np.stack(at_speeds, -1))
-    values = {name: np.concatenate(parts) for name, parts in values.items()}  # [N, L, speeds]
+        seeds = seeds_of_videos(flags.seed, first, size)
+        values.append(np.stack([nats_per_frame(model, observe, data.batch(first, size), seeds)
+                                for data in speeds], -1))
+    values = dict(zip(QUANTITIES, np.concatenate(values, 1), strict=True))  # [N, L, speeds] each
     if not np.isfinite(sum(values.values())).all():
         raise not_finite("the prior and posterior")
-    np.savez_compressed(os.path.join(out, "information.npz"), **values, frame_skips=data.skips)
-    settings |= {"num_examples": flags.num_examples, "seq_len": data.seq_len}
+    np.savez_compressed(os.path.join(out, "information.npz"), **values, frame_skips=skips)
+    settings |= {"num_examples": flags.num_examples, "seq_len": flags.seq_len}
     rows = [{"quantity": name, "level": level, "frame_skip": skip,
              **intervals.estimate(values[name][:, level, index])}
             for name in QUANTITIES for level in range(config.levels)
-            for index, skip in enumerate(data.skips)]
+            for index, skip in enumerate(skips)]
     tools.save_json(os.path.join(out, "summary.json"), {
         "settings": settings, "unit": "nats per frame", "information": rows})
     with tools.write_atomically(os.path.join(out, "information.md")) as file:
-        file.write(information_table(values, data, config))
-    save_information(os.path.join(out, "information"), values, data.skips, config.strides)
+        file.write(information_table(values, skips, flags.seq_len, config))
+    save_information(os.path.join(out, "information"), values, skips, config.strides)
     return "information.png"
 
 
@@ -317,16 +309,16 @@ def nats_per_frame(model, observe, batch, seeds):
     return sum(np.stack(nats) for nats in pieces) / frames
 
 
-def information_table(values, data, config):
+def information_table(values, skips, seq_len, config):
     """The means of information, as Markdown."""
-    lines = [["Nats per frame", "Level", *(f"frame_skip {skip}" for skip in data.skips)]]
+    lines = [["Nats per frame", "Level", *(f"frame_skip {skip}" for skip in skips)]]
     for name, label in QUANTITIES.items():
         for level in range(config.levels):
             lines.append([label, f"{level}", *(
                 estimate_text(intervals.estimate(values[name][:, level, index]), 3)
-                for index in range(len(data.skips)))])
+                for index in range(len(skips)))])
     return (f"{markdown(lines)}\n"
-            f"Means over {len(values['kl'])} examples of {data.seq_len} frames; in brackets the 95% "
+            f"Means over {len(values['kl'])} examples of {seq_len} frames; in brackets the 95% "
             f"interval over the examples. Level 0 is at the bottom; the levels tick every "
             f"{', '.join(map(str, config.strides))} frames. Entropies of continuous states are "
             f"differential, and may be negative.\n")

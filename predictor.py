@@ -60,7 +60,8 @@ class Predictor:
         """The Context of each video. use_obs: which levels observe, by default those of the config."""
         context = self.config.open_loop_ctx
         actions = batch["actions"][:, :context] if "actions" in batch else None
-        noise = noise_of_videos(self.model, self.seeds(len(batch["video"]), first), 0, 1, context)
+        seeds = seeds_of_videos(self.seed, first, len(batch["video"]))
+        noise = noise_of_videos(self.model, seeds, 0, 1, context)
         return self._observe(use_obs)(batch["video"][:, :context], noise, actions)
 
     def imagine(self, states, batch, first):
@@ -73,7 +74,7 @@ class Predictor:
         actions = None
         if "actions" in batch:
             actions = np.repeat(batch["actions"][:, -frames:], samples, 0)
-        noise = noise_of_videos(self.model, self.seeds(size, first), 1, samples, frames)
+        noise = noise_of_videos(self.model, seeds_of_videos(self.seed, first, size), 1, samples, frames)
         states = tf.nest.map_structure(lambda x: tf.repeat(x, samples, 0), states)
         imagined, _ = self._imagine(states, frames, noise, actions)
         return tf.reshape(imagined, [size, samples, frames, -1])
@@ -142,10 +143,6 @@ class Predictor:
         finite = tf.reduce_all(tf.math.is_finite(decoded), [-3, -2, -1])
         return to_uint8(decoded), scores, finite
 
-    def seeds(self, size, first):
-        """A seed for each of `size` videos."""
-        return [fold_in([self.seed, 0], first + i) for i in range(size)]
-
 
 def factors_of(batch):
     """The names of the factors in a batch: all but the video and the actions."""
@@ -166,6 +163,11 @@ def with_progress(total, at_most):
         for first, size in even_batches(total, at_most):
             yield first, size
             bar.update(size)
+
+
+def seeds_of_videos(seed, first, size):
+    """A seed for each of the videos from number `first` on."""
+    return [fold_in([seed, 0], first + i) for i in range(size)]
 
 
 def noise_of_videos(model, seeds, purpose, samples, frames):

@@ -7,10 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 import startup
-from cells import fold_in
 from cwvae import in_chunks, last_state, state_vector
 from pixels import to_uint8
-from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos
+from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos, seeds_of_videos
 from video_data import folder, videos
 
 OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
@@ -97,7 +96,7 @@ class VideoModel:
     def _rollouts(self, videos, actions, seed, single):
         """Yields Rollouts of pieces of the videos, one after the other."""
         actions = self._actions(actions, videos, videos.shape[1], single).get("actions")
-        seeds = [fold_in([seed or 0, 0], number) for number in range(len(videos))]
+        seeds = seeds_of_videos(seed or 0, 0, len(videos))
 
         def noise(start, frames):
             levels = noise_of_videos(self.model, seeds, start, 1, frames)

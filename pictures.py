@@ -78,43 +78,28 @@ def _encode(images, kind, fps, **options):
 
 def _grey_within_borders(frames):
     """Images that share a palette of greys and border colours; None if they have other colours."""
-    greys = np.rint(np.linspace(0, 255, 254)).astype(np.uint8)
-    palette = np.concatenate([greys.repeat(3), CONTEXT_RGB, PREDICTED_RGB]).astype(np.uint8).tobytes()
+    greys = np.rint(np.linspace(0, 255, 254)).repeat(3).reshape(-1, 3)
+    palette = np.concatenate([greys, [CONTEXT_RGB, PREDICTED_RGB]]).astype(np.int16)
     nearest = np.rint(np.arange(256) * 253 / 255).astype(np.uint8)
     images = []
     for frame in frames:
-        red, green, blue = np.moveaxis(frame, -1, 0)
-        index, colored = nearest[red], (red != green) | (green != blue)
-        borders = frame[colored]
-        context, predicted = ((borders == color).all(-1) for color in (CONTEXT_RGB, PREDICTED_RGB))
-        if not (context | predicted).all():
+        red, _, blue = np.moveaxis(frame, -1, 0)
+        index = nearest[red]
+        index[red < blue], index[red > blue] = 254, 255
+        if np.abs(palette[index] - frame).max() > 1:
             return None
-        index[colored] = np.where(context, 254, 255)
         images.append(Image.fromarray(index))
-        images[-1].putpalette(palette)
+        images[-1].putpalette(palette.astype(np.uint8).tobytes())
     return images
 
 
 def _of_one_palette(frames):
     """Images that share a palette: the best 254 colours of some frames, and the colours of borders."""
-    some = frames[np.linspace(0, len(frames) - 1, PALETTE_FRAMES).astype(int)]
-    some = some[:, ::4, ::4]
-    some = Image.fromarray(some.reshape(-1, some.shape[2], 3))
-    best = some.quantize(254, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    palette = np.array([*np.reshape(best.getpalette(), [-1, 3]), CONTEXT_RGB, PREDICTED_RGB], np.uint8)
-    # A table holds the nearest colour of each cube of 8 x 8 x 8 colours, which saves searches.
-    middles = np.stack(np.meshgrid(*[np.arange(4, 256, 8)] * 3, indexing="ij"), -1).astype(np.float32)
-    colours = palette.astype(np.float32)
-    distances = (colours**2).sum(1) - 2 * middles @ colours.T  # less what is equal for all colours
-    nearest = distances.argmin(-1).astype(np.uint8)
-    for index, color in [(-2, CONTEXT_RGB), (-1, PREDICTED_RGB)]:
-        nearest[tuple(np.array(color) >> 3)] = len(palette) + index
-    images = []
-    for frame in frames:
-        red, green, blue = np.moveaxis(frame.astype(np.uint16) >> 3, -1, 0)
-        images.append(Image.fromarray(nearest.ravel()[red << 10 | green << 5 | blue]))
-        images[-1].putpalette(palette.tobytes())
-    return images
+    some = frames[np.linspace(0, len(frames) - 1, PALETTE_FRAMES).astype(int), ::4, ::4]
+    palette = Image.fromarray(some.reshape(-1, some.shape[2], 3)).quantize(254, dither=Image.Dither.NONE)
+    palette.putpalette([*palette.getpalette(), *CONTEXT_RGB, *PREDICTED_RGB])
+    return [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+            for frame in frames]
 
 
 def save_gif(path, frames, fps=FPS):

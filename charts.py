@@ -123,44 +123,35 @@ def save_contact_sheet(path, examples, context, columns=12):
         for label, video in example.items():
             rows.append(_contact_row(to_uint8(video), shown, total, gap))
             labels.append((top + height / 2, textwrap.fill(label, 24)))
-            rows.append(np.full((gap, rows[-1].shape[1], 3), 255, np.uint8))
             top += height + gap
-        rows.append(np.full((2 * gap, rows[-1].shape[1], 3), 255, np.uint8))
+        rows.append(np.full((2 * gap, *rows[-1].shape[1:]), 255, np.uint8))
         top += 2 * gap
-    # The line is in the gap before the first predicted column.
-    end = np.searchsorted(shown, context) * (width + gap) - gap / 2 - 0.5
-    centres = np.arange(len(shown)) * (width + gap) + width / 2
-    _draw_sheet(path, np.concatenate(rows[:-2]), labels, (centres, shown + 1),
-                (end, f"context ends after frame {context}"))
-
-
-def _draw_sheet(path, sheet, row_labels, ticks, line):
-    """Draws an image [H, W, 3] with (place, label) of each row, column ticks, and a labelled line."""
-    with matplotlib.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
+    sheet = np.concatenate(rows)[:-3 * gap, :-gap]
+    with matplotlib.rc_context({**SMALL, "axes.grid": False}):
         # Each pixel becomes 2 x 2 dots, so that nothing is resampled.
         size = 2 * np.array(sheet.shape[1::-1]) / matplotlib.rcParams["savefig.dpi"]
         figure = Figure(figsize=size)
         axes = figure.add_axes([0, 0, 1, 1])
         axes.imshow(sheet, interpolation="none")
-        axes.set_yticks(*zip(*row_labels, strict=True))
-        axes.set_xticks(*ticks)
+        axes.set_yticks(*zip(*labels, strict=True))
+        axes.set_xticks(np.arange(len(shown)) * (width + gap) + width / 2, shown + 1)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        end, label = line
+        # The line is in the gap before the first predicted column.
+        end = np.searchsorted(shown, context) * (width + gap) - gap / 2 - 0.5
         axes.axvline(end, color=VERMILLION, linewidth=1.2)
-        axes.annotate(label, (end, 0), (3, -3), color=VERMILLION, xycoords=("data", "axes fraction"),
-                      textcoords="offset points", va="top")
+        axes.annotate(f"context ends after frame {context}", (end, 0), (3, -3), color=VERMILLION,
+                      xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
         figure.savefig(path)
 
 
 def _contact_row(video, shown, total, gap):
-    """The frames `shown` of a video, side by side: [H, W', 3]. Frames it has not stay white."""
-    missing = total - len(video)
-    height, width = video.shape[1:3]
-    row = np.full((height, len(shown) * (width + gap) - gap, 3), 255, np.uint8)
-    for column, index in enumerate(shown):
-        if index >= missing:
-            left = column * (width + gap)
-            row[:, left : left + width] = video[index - missing]
-    return row
+    """The frames `shown` of a video, side by side, white below and to the right of each: [H', W', 3].
+
+    A video of fewer than `total` frames lacks the first ones, which are white.
+    """
+    frames = np.full((total, *video.shape[1:3], 3), 255, np.uint8)
+    frames[total - len(video):] = video
+    framed = np.pad(frames[shown], [(0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
+    return np.concatenate(framed, 1)

@@ -193,19 +193,22 @@ def data_of(result):
     return settings.get("dataset"), root, settings.get("frame_skip")
 
 
-def comparable(curves, name):
-    """Groups the curves that have a metric: those of equal data, context and convention compare.
+def conditions(curves, name):
+    """What must be equal for curves to compare: (data, context, convention of the metric).
 
-    Returns: a list of lists of indices.
+    Returns: a dict by the index of the curve, of the curves that have the metric.
     """
-    having = [index for index, curve in enumerate(curves) if name in curve.scores]
-    digests = all("data_digest" in curves[index].settings for index in having)
+    having = {index: curve for index, curve in enumerate(curves) if name in curve.scores}
+    digests = all("data_digest" in curve.settings for curve in having.values())
+    return {index: (data_of(curve) if digests else curve.settings.get("dataset"), curve.context,
+                    curve.conventions.get(name)) for index, curve in having.items()}
+
+
+def comparable(curves, name):
+    """Groups the curves that have a metric by their conditions: a list of lists of indices."""
     found = {}
-    for index in having:
-        curve = curves[index]
-        data = data_of(curve) if digests else curve.settings.get("dataset")
-        key = data, curve.context, curve.conventions.get(name)
-        found.setdefault(key, []).append(index)
+    for index, condition in conditions(curves, name).items():
+        found.setdefault(condition, []).append(index)
     return list(found.values())
 
 

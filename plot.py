@@ -53,17 +53,16 @@ import startup  # noqa: F401
 
 # isort: split
 import csv
-import dataclasses
 import os
 import sys
 
 import numpy as np
 
 import charts
+import evaluations
 import pictures
 from charts import Figure, look, matplotlib
 from comparison import all_rows, table
-from evaluations import comparable, data_of, group_seeds, label_by_difference, read_result
 from intervals import defined_mean, interval
 from metrics import METRICS
 
@@ -84,10 +83,10 @@ def main():
     if flags.animation and kind not in ANIMATIONS:
         raise UserError(f"animation: {flags.animation} must end in {' or '.join(ANIMATIONS)}")
 
-    curves = group_seeds([read_result(path) for path in flags.dirs])
+    curves = evaluations.group_seeds([evaluations.read_result(path) for path in flags.dirs])
     if flags.labels and len(flags.labels) != len(curves):
         raise UserError(f"labels: {len(flags.labels)} are given for {len(curves)} curves")
-    labels = flags.labels or label_by_difference(curves)
+    labels = flags.labels or evaluations.label_by_difference(curves)
     text = table(curves, labels, flags.spans)
     if flags.animation:
         frames = animated(curves, labels, flags.examples, flags.frames)
@@ -134,7 +133,7 @@ def animated(curves, labels, examples, frames):
     for label, curve in zip(labels, curves, strict=True):
         if curve.evaluation is None:
             raise UserError(f"animation: {curve.path} has no evaluation")
-        blocks.setdefault((data_of(curve), curve.context), []).append((label, curve))
+        blocks.setdefault((evaluations.data_of(curve), curve.context), []).append((label, curve))
     drawn = []
     for (_, context), block in blocks.items():
         first = block[0][1]
@@ -191,7 +190,7 @@ def terms(curves):
 def metric_rows(curves, together, panels=PANELS):
     """The rows of panels, each a list of (metric, indices of the curves in it)."""
     drawn = [name for name, metric in METRICS.items() if metric.headline]
-    groups = {name: comparable(curves, name) for name in drawn}
+    groups = {name: evaluations.comparable(curves, name) for name in drawn}
     if together:
         groups = {name: [sum(found, [])] for name, found in groups.items() if found}
     rows = []
@@ -231,23 +230,17 @@ def draw_metric(axes, name, curves, shown, best):
     differing = differences([curves[index] for index in shown], name)
     if differing:
         axes.set_title(f"not comparable: {differing}", color=charts.VERMILLION, fontsize=6)
-    elif len(comparable(curves, name)) > 1:
+    elif len(evaluations.comparable(curves, name)) > 1:
         curve = curves[shown[0]]
         axes.set_title(f"{curve.settings.get('dataset')}, context {curve.context}")
 
 
 def differences(curves, name):
     """Says why curves of a metric do not compare: other data, context or convention; "" if they do."""
-    if len(comparable(curves, name)) < 2:
-        return ""
-    words = {
-        "context": len({curve.context for curve in curves}),
-        "convention": len({curve.conventions.get(name) for curve in curves})}
-    found = [word for word, count in words.items() if count > 1]
-    if len(comparable([dataclasses.replace(
-            curve.results[0], context=0, conventions={}) for curve in curves], name)) > 1:
-        found.insert(0, "data")
-    return f"other {' and '.join(found)}"
+    kinds = zip(*evaluations.conditions(curves, name).values(), strict=True)
+    found = [word for word, kind in zip(("data", "context", "convention"), kinds, strict=True)
+             if len(set(kind)) > 1]
+    return f"other {' and '.join(found)}" if found else ""
 
 
 def marked(points, index, results, count=5):

@@ -149,20 +149,17 @@ def factors_of(batch):
     return [name for name in batch if name not in ("video", "actions")]
 
 
-def even_batches(total, at_most):
-    """Yields (first, size) of batches of nearly equal size, since every size compiles a graph."""
+def with_progress(total, at_most):
+    """Yields (first, size) of batches of videos, and draws a progress bar.
+
+    Batches are of nearly equal size, since every size compiles a graph.
+    """
     count = -(-total // max(1, at_most))
     bounds = [total * number // count for number in range(count + 1)]
-    for first, end in itertools.pairwise(bounds):
-        yield first, end - first
-
-
-def with_progress(total, at_most):
-    """Yields even_batches of videos, and draws a progress bar."""
     with tqdm.tqdm(total=total, unit="video", dynamic_ncols=True) as bar:
-        for first, size in even_batches(total, at_most):
-            yield first, size
-            bar.update(size)
+        for first, end in itertools.pairwise(bounds):
+            yield first, end - first
+            bar.update(end - first)
 
 
 def seeds_of_videos(seed, first, size):

@@ -31,7 +31,9 @@ class VideoModel:
         self._rollout = startup.graph(model.rollout, config)
         self._decode = startup.graph(model.decoder, config)
         self._surprise = startup.graph(self._nats_of_frames, config)
-        self._compiled_predictor = functools.lru_cache(maxsize=8)(self._make_predictor)
+        # It refers to no VideoModel, so that one that is deleted is gone at once.
+        self._predictor = functools.lru_cache(maxsize=8)(lambda context, frames, samples: Predictor(
+            config.replace(open_loop_ctx=context, eval_seq_len=context + frames), model, samples, 0))
 
     def predict(self, video, frames, samples=1, seed=0, actions=None):
         """Continues a video open-loop: [samples, frames, S, S, C], or [B, samples, frames, S, S, C].
@@ -55,7 +57,8 @@ class VideoModel:
             if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1 on")
         batch = {"video": videos, **self._actions(actions, videos, context + frames, single)}
-        predictor = self._predictor(context, frames, samples, seed)
+        predictor = self._predictor(context, frames, samples)
+        predictor.seed = seed
         states = predictor.imagine(predictor.observe(batch, 0).states, batch, 0)
         return self._like(video, self._decode_in_pieces(states), single)
 
@@ -118,15 +121,6 @@ class VideoModel:
             covered = [min(stride, frames - start) for start in range(0, frames, stride)]
             nats += tf.repeat(kl / tf.constant(covered, kl.dtype), stride, 1)[:, :frames]
         return nats
-
-    def _predictor(self, context, frames, samples, seed):
-        predictor = self._compiled_predictor(context, frames, samples)
-        predictor.seed = seed
-        return predictor
-
-    def _make_predictor(self, context, frames, samples):
-        config = self.config.replace(open_loop_ctx=context, eval_seq_len=context + frames)
-        return Predictor(config, self.model, samples, seed=0)
 
     def _decode_in_pieces(self, states):
         """Decodes states [..., T, Z + H], some at a time: float32 [..., T, S, S, C]."""

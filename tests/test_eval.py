@@ -26,7 +26,7 @@ import runs
 import tools
 from config import load_config
 from flags import evaluated_config
-from predictor import Predictor, even_batches
+from predictor import Predictor, with_progress
 from video_data import digits, moving_digit
 
 
@@ -198,9 +198,9 @@ def test_the_speed_is_measured_without_compilation():
 
 
 def test_batches_are_even():
-    assert list(even_batches(24, 16)) == [(0, 12), (12, 12)]
-    assert list(even_batches(7, 3)) == [(0, 2), (2, 2), (4, 3)]
-    assert list(even_batches(2, 0)) == [(0, 1), (1, 1)]  # more samples than fit a batch
+    assert list(with_progress(24, 16)) == [(0, 12), (12, 12)]
+    assert list(with_progress(7, 3)) == [(0, 2), (2, 2), (4, 3)]
+    assert list(with_progress(2, 0)) == [(0, 1), (1, 1)]  # more samples than fit a batch
 
 
 TOY = metrics.Metric(

@@ -107,13 +107,11 @@ def interventions(model):
     levels = len(model.cells)
     observed = "".join("T" if sees else "F" for sees in model.observed())
     found = [("full", "nothing", None, None)]
-    for hidden in range(1, levels + 1):
-        first = levels - hidden
-        if observed[first] == "F":  # The level does not observe anyway.
-            continue
-        mask = observed[:first].ljust(levels, "F")
-        which = f"level {first}" if hidden == 1 else f"levels {first} to {levels - 1}"
-        found.append((f"hidden_{mask}", f"{which} ({mask})", mask, None))
+    for first in reversed(range(levels)):
+        if observed[first] == "T":  # A level that does not observe anyway cannot be hidden from.
+            mask = observed[:first].ljust(levels, "F")
+            which = f"level {first}" if first == levels - 1 else f"levels {first} to {levels - 1}"
+            found.append((f"hidden_{mask}", f"{which} ({mask})", mask, None))
     for level in range(levels):
         found.append((f"reset_level_{level}", f"level {level}", None, level))
     return found

@@ -17,7 +17,7 @@ from pixels import to_uint8
 from predictor import not_finite
 
 CHUNK = 200  # frames imagined at a time, about: bounds the memory
-FPS, SCALE = 25, 4
+FPS, SCALE, BORDER = 25, 4, 2
 
 
 def open_data(config, flags):
@@ -45,12 +45,11 @@ def analyze(config, model, data, flags, settings, out):
     """
     frames = dream_frames(config, model, data.batch(flags.example, 1), flags)
     with open(os.path.join(out, "dream.mp4"), "wb") as file, av.open(file, "w", format="mp4") as film:
-        stream = None
+        side = SCALE * (config.image_size + 2 * BORDER)
+        stream = film.add_stream("libx264", FPS, pix_fmt="yuv420p", height=side, width=side,
+                                 options={"preset": "veryfast"})
         for frame in frames:
             frame = frame.repeat(SCALE, 0).repeat(SCALE, 1)
-            if stream is None:
-                stream = film.add_stream("libx264", FPS, pix_fmt="yuv420p", height=frame.shape[0],
-                                         width=frame.shape[1], options={"preset": "veryfast"})
             film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         film.mux(stream.encode(None))
     tools.save_json(os.path.join(out, "summary.json"), {
@@ -71,7 +70,7 @@ def dream_frames(config, model, batch, flags):
         return states, to_uint8(frames), finite
 
     imagine = startup.graph(imagine, config)
-    yield from pictures.bordered(video[0], context, scale=1, border=2)
+    yield from pictures.bordered(video[0], context, scale=1, border=BORDER)
     states = model.observe_context(
         video, model.noise(fold_in(seed, 0), 1, context),
         None if actions is None else actions[:, :context]).states
@@ -87,5 +86,5 @@ def dream_frames(config, model, batch, flags):
             if not finite:
                 raise not_finite(f"frames {start + 1} to {start + chunk} of the dream")
             frames = frames[:flags.frames - start].numpy()
-            yield from pictures.bordered(frames, 0, scale=1, border=2)
+            yield from pictures.bordered(frames, 0, scale=1, border=BORDER)
             bar.update(len(frames))

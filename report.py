@@ -120,9 +120,8 @@ def save_page(directory):
     order = best_and_worst(shown[0], defined_mean(values[shown[0].name], (1, 2)))
     room = MAX_BYTES - len(render().encode())
     for page["samples"], quality in DETAIL:
-        def embedded(number, quality=quality):
-            return embed(directory, number, shown, values, page, quality)
-
+        embedded = functools.partial(
+            embed, directory, shown=shown, values=values, page=page, quality=quality)
         probed = [len(json.dumps(embedded(number))) for number in order[:4]]
         if np.mean(probed) * len(order) < room:
             break
@@ -157,7 +156,7 @@ def page_of(directory, numbers, scored, page):
 def best_and_worst(metric, values):
     """The numbers of all examples: the best, the worst, the second best, and so on."""
     order = np.argsort(metric.advantage(0, values), kind="stable").tolist()
-    pairs = itertools.zip_longest(order, reversed(order))
+    pairs = zip(order, reversed(order), strict=True)
     return list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
 
 

@@ -60,19 +60,12 @@ import data_loader
 import dreams
 import intervals
 import metrics
+import predictor
 import probe
 import runs
 from cells import State, fold_in
 from config import load_config
 from cwvae import CWVAE, in_chunks, last_state
-from predictor import (
-    Predictor,
-    factors_of,
-    noise_of_videos,
-    not_finite,
-    seeds_of_videos,
-    with_progress,
-)
 from tables import estimate_text, markdown
 from validation import nats_of_videos
 
@@ -127,19 +120,20 @@ def level_data(config, flags):
 
 def levels(config, model, data, flags, settings, out):
     """Predicts the same videos with the same noise under every intervention. Figure and table."""
-    scored = metrics.chosen(factors=factors_of(data.batch(0, 1)))
-    predictor = Predictor(config, model, flags.num_samples, flags.seed, scored)
+    scored = metrics.chosen(factors=predictor.factors_of(data.batch(0, 1)))
+    open_loop = predictor.Predictor(config, model, flags.num_samples, flags.seed, scored)
     shown = [metric for metric in scored if metric.headline]
     values = {}
-    for first, size in with_progress(flags.num_examples, flags.batch_size // flags.num_samples):
+    at_once = flags.batch_size // flags.num_samples
+    for first, size in predictor.with_progress(flags.num_examples, at_once):
         batch = data.batch(first, size)
         for key, _, use_obs, reset in interventions(model):
-            states = predictor.observe(batch, first, use_obs).states
+            states = open_loop.observe(batch, first, use_obs).states
             if reset is not None:
                 states = [State(*map(tf.zeros_like, state)) if level == reset else state
                           for level, state in enumerate(states)]
-            _, scores = predictor.decode(
-                predictor.imagine(states, batch, first), batch, predictor.after_context, first)
+            _, scores = open_loop.decode(
+                open_loop.imagine(states, batch, first), batch, open_loop.after_context, first)
             for metric in shown:
                 values.setdefault(f"{metric.name}__{key}", []).append(
                     intervals.defined_mean(scores[metric.name], 1))
@@ -273,13 +267,13 @@ def information(config, model, data, flags, settings, out):
     observe = startup.graph(observe, config)
     skips, values = sorted(set(flags.frame_skips)), []
     speeds = at_speeds(config, flags.seq_len, skips)
-    for first, size in with_progress(flags.num_examples, flags.batch_size):
-        seeds = seeds_of_videos(flags.seed, first, size)
-        values.append(np.stack([nats_per_frame(model, observe, data.batch(first, size), seeds)
-                                for data in speeds], -1))
+    for first, size in predictor.with_progress(flags.num_examples, flags.batch_size):
+        seeds = predictor.seeds_of_videos(flags.seed, first, size)
+        values.append(np.stack([nats_per_frame(model, observe, videos.batch(first, size), seeds)
+                                for videos in speeds], -1))
     values = dict(zip(QUANTITIES, np.concatenate(values, 1), strict=True))  # [N, L, speeds] each
     if not np.isfinite(sum(values.values())).all():
-        raise not_finite("the prior and posterior")
+        raise predictor.not_finite("the prior and posterior")
     np.savez_compressed(os.path.join(out, "information.npz"), **values, frame_skips=skips)
     settings |= {"num_examples": flags.num_examples, "seq_len": flags.seq_len}
     rows = [{"quantity": name, "level": level, "frame_skip": skip,
@@ -299,8 +293,10 @@ def nats_per_frame(model, observe, batch, seeds):
     size, frames = batch["video"].shape[:2]
     chunk = model.config.whole_ticks(CHUNK)
 
+    seeds = [fold_in(seed, 2) for seed in seeds]
+
     def noise(start, frames):
-        return noise_of_videos(model, [fold_in(seed, 2) for seed in seeds], start // chunk, 1, frames)
+        return predictor.noise_of_videos(model, seeds, start // chunk, 1, frames)
 
     pieces = in_chunks(observe, batch["video"], batch.get("actions"), model.initial_states(size), noise,
                        chunk)

@@ -244,17 +244,17 @@ def chosen(networks=None, factors=()):
     """
     found = {}
     for metric in METRICS.values():
-        network = (networks or {}).get(metric.name)
-        if metric.networks and network:
+        network, whole = (networks or {}).get(metric.name), found.get(metric.part_of)
+        if (metric.networks and not network or metric.part_of and not whole
+                or not set(metric.needs) <= set(factors)):
+            continue
+        if network:
             metric = dataclasses.replace(
-                metric, function=metric.function(network), networks=(),
+                metric, function=metric.function(network),
                 convention=metric.convention.format(network=network))
-        if metric.part_of in found:
-            whole = found[metric.part_of]
+        if whole:
             metric = dataclasses.replace(metric, convention=f"{whole.convention}; {metric.convention}")
-        whole_is_there = not metric.part_of or metric.part_of in found
-        if not metric.networks and whole_is_there and set(metric.needs) <= set(factors):
-            found[metric.name] = metric
+        found[metric.name] = metric
     return list(found.values())
 
 

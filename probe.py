@@ -153,18 +153,13 @@ def score(features, values, fitted, chosen, tested):
 
     def quality(weights, videos):
         """Of each of the videos, how good the outputs are."""
-        found = np.full(len(videos), np.nan)
-        spread = part(videos)[1].var(0).sum()
-        for row, video in enumerate(videos):
-            mask = known[video]
-            if not mask.any():
-                continue
-            output = _apply(weights, features[video][mask])
-            if classes:
-                found[row] = (names[output.argmax(-1)] == values[video][mask]).mean()
-            else:
-                found[row] = 1 - ((output - wanted[video][mask]) ** 2).sum(-1).mean() / spread
-        return found
+        output = _apply(weights, features[videos])
+        if classes:
+            good = names[output.argmax(-1)] == values[videos]
+        else:
+            spread = wanted[videos].var((0, 1)).sum()
+            good = 1 - ((output - wanted[videos]) ** 2).sum(-1) / spread
+        return intervals.defined_mean(np.where(known[videos], good, np.nan), 1)
 
     candidates = _fits(*part(fitted), RIDGES)
     best = int(np.argmax([np.nanmean(quality(weights, chosen)) for weights in candidates]))

@@ -199,7 +199,7 @@ def html_table(scored, numbers):
         cells = []
         for metric in scored:
             means = [estimates[metric.name + other]["mean"] for other in model]
-            best = metric.best([mean for mean in means if mean is not None] or [np.nan], 0)
+            best = metric.best(np.array(means, float), 0)  # None becomes NaN.
             estimate = estimates[metric.name + suffix]
             cells.append((estimate_text(estimate, metric.decimals),
                           suffix in model and estimate["mean"] == best))

@@ -88,6 +88,7 @@ def main():
         look_at = analyze(config, model, data, flags, settings, part)
     print(f"Numbers and pictures are in {part.removesuffix('.part')}: see {look_at} first")
 
+
 # ---------------------------------------------------------------------------- what each level stores
 
 
@@ -292,7 +293,6 @@ def nats_per_frame(model, observe, batch, seeds):
     """The quantities LOGGED of a batch of videos, [B, L] each, in nats per frame, chunk by chunk."""
     size, frames = batch["video"].shape[:2]
     chunk = model.config.whole_ticks(CHUNK)
-
     seeds = [fold_in(seed, 2) for seed in seeds]
 
     def noise(start, frames):

@@ -10,6 +10,8 @@ import shutil
 
 import tensorflow as tf
 
+import published
+
 NAME = "model.ckpt"
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 
@@ -49,25 +51,15 @@ def restore(prefix, model):
       tf.errors.OpError, IndexError: the files are damaged.
     """
     reader = tf.train.load_checkpoint(prefix)
-    shapes = reader.get_variable_to_shape_map()
-    names = _names(shapes)
-    variables = {
+    names = _names(reader.get_variable_to_shape_map())
+    arrays = {key: reader.get_tensor(name) for key, name in names.items()}
+    step = arrays.pop("step", None)
+    if step is None or step.shape:
+        raise ValueError("step is missing, or is no number")
+    published.assign({
         f"{layer}/{variable.name}": variable
-        for layer, ours in layers(model).items() for variable in ours.trainable_variables}
-    wanted = {key: variable.shape for key, variable in variables.items()} | {"step": ()}
-    for key, name in names.items():
-        if key not in wanted:
-            raise ValueError(f"the model has no place for {name}")
-    for key in wanted:
-        if key not in names:
-            raise ValueError(f"{key} is missing")
-    for key, shape in wanted.items():
-        if shapes[names[key]] != list(shape):
-            raise ValueError(f"{names[key]} has the shape {shapes[names[key]]}, not {list(shape)}")
-    values = {key: reader.get_tensor(name) for key, name in names.items()}
-    for key, variable in variables.items():
-        variable.assign(values[key])
-    return int(values["step"])
+        for layer, ours in layers(model).items() for variable in ours.trainable_variables}, arrays)
+    return int(step)
 
 
 def layers(model):

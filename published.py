@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-NAME = re.compile(r"weights-(\d+)\.npz")
+NAME = re.compile(r"weights-\d+\.npz")
 
 
 def find(directory):
@@ -24,11 +24,6 @@ def find(directory):
 def is_published(path):
     """Whether a path names a file of published weights."""
     return NAME.fullmatch(os.path.basename(path)) is not None
-
-
-def step(path):
-    """The training step in the name of a file of published weights."""
-    return int(NAME.fullmatch(os.path.basename(path))[1])
 
 
 def save(directory, step, model):
@@ -46,20 +41,21 @@ def save(directory, step, model):
     np.savez_compressed(os.path.join(directory, f"weights-{step}.npz"), **arrays)
 
 
-def restore(path, model):
-    """Assigns every variable of a CWVAE from published weights, or none if they do not all fit.
+def assign(variables, arrays):
+    """Assigns arrays to the variables of the same names, or none if they do not all fit.
 
     Raises ValueError if a variable is missing, has another shape, or has no place in the model.
     """
-    arrays, ours = read(path), variables(model)
-    for name in arrays.keys() ^ ours.keys():
-        where = "the model has no place for it" if name in arrays else "it is missing"
-        raise ValueError(f"{name}: {where}")
-    for name, variable in ours.items():
+    for name in [*arrays, *variables]:
+        if name not in variables:
+            raise ValueError(f"the model has no place for {name}")
+        if name not in arrays:
+            raise ValueError(f"{name} is missing")
+    for name, variable in variables.items():
         if arrays[name].shape != tuple(variable.shape):
             raise ValueError(
                 f"{name} has the shape {list(arrays[name].shape)}, not {list(variable.shape)}")
-    for name, variable in ours.items():
+    for name, variable in variables.items():
         variable.assign(arrays[name].astype(np.float32))
 
 

@@ -39,19 +39,18 @@ def find_checkpoint(model_dir):
         model/ckpt-20.
     Raises UserError if there is none.
     """
-    given, model_dir = model_dir, os.path.abspath(os.path.expanduser(model_dir))
-    one = model_dir if _is_there(model_dir) else None
-    if one:
-        model_dir = os.path.dirname(model_dir)
-    if not os.path.isdir(model_dir):
-        raise UserError(f"model-dir: {given} is no directory; give {CHECKPOINTS}")
-    has_config = os.path.exists(os.path.join(model_dir, "config.yml"))
-    run_dir = model_dir if has_config else os.path.dirname(model_dir)
-    if not os.path.exists(os.path.join(run_dir, "config.yml")):
-        raise UserError(f"model-dir: no config.yml in {model_dir} or the directory above it; "
+    path = os.path.abspath(os.path.expanduser(model_dir))
+    directory = os.path.dirname(path) if _is_there(path) else path
+    if not os.path.isdir(directory):
+        raise UserError(f"model-dir: {model_dir} is no directory; give {CHECKPOINTS}")
+    run_dir = next((folder for folder in (directory, os.path.dirname(directory))
+                    if os.path.exists(os.path.join(folder, "config.yml"))), None)
+    if run_dir is None:
+        raise UserError(f"model-dir: no config.yml in {directory} or the directory above it; "
                         f"give {CHECKPOINTS}")
-    directory = os.path.join(run_dir, "model") if has_config else model_dir
-    prefixes = [one] if one else _prefixes(directory)
+    if directory == run_dir:
+        directory = os.path.join(run_dir, "model")
+    prefixes = [path] if _is_there(path) else _prefixes(directory)
     if not prefixes:
         raise UserError(f"model-dir: no checkpoint in {directory}")
     if "[" in directory:
@@ -124,17 +123,10 @@ def action_size(config, prefix):
     if published.is_published(prefix):
         saved = published.read(prefix)[f"{cell.name}/000/{kernel.path}"]
         return saved.shape[0] - kernel.shape[0]
-    reader = tf.train.load_checkpoint(prefix)
-    shapes, nodes = reader.get_variable_to_shape_map(), _object_graph(reader)
-    layer = nodes[0]  # An optimizer may have renamed the variables, so we follow the objects.
-    for name in ("model", cell.name, os.path.dirname(kernel.path)):  # model, level_0, prior_input
-        layer = next((nodes[child.node_id] for child in layer.children
-                      if child.local_name == name), None)
-        if layer is None:  # The checkpoint holds another architecture. `restore` says so.
-            return 0
-    kept = [shapes[attribute.checkpoint_key] for child in layer.children
-            for attribute in nodes[child.node_id].attributes]
-    rows = [shape[0] for shape in kept if len(shape) == 2]
+    layer = f"{cell.name}/{os.path.dirname(kernel.path)}"  # level_0/prior_input
+    rows = [shape[0] for path, shape in _saved_shapes(prefix).items()
+            if os.path.dirname(path) == layer and len(shape) == 2]
+    # Without it, the checkpoint holds another architecture. `restore` says so.
     return rows[0] - kernel.shape[0] if rows else 0
 
 
@@ -164,11 +156,10 @@ def _prefixes(directory):
     A directory without ours may hold a checkpoint of the release, or published weights.
     """
     names = os.listdir(directory) if os.path.isdir(directory) else []
-    found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names]
-    steps = sorted((int(match[1]) for match in found if match), reverse=True)
+    ours = [os.path.join(directory, name.removesuffix(".index")) for name in names
+            if re.fullmatch(r"ckpt-\d+\.index", name)]
     other = original.find(directory) or published.find(directory)
-    return ([os.path.join(directory, f"ckpt-{step}") for step in steps]
-            or ([other] if other else []))
+    return sorted(ours, key=_step_of, reverse=True) or ([other] if other else [])
 
 
 def _is_there(prefix):
@@ -178,9 +169,9 @@ def _is_there(prefix):
 
 
 def _step_of(prefix):
-    if published.is_published(prefix):
-        return published.step(prefix)
-    return 0 if original.is_release(prefix) else int(prefix.rsplit("-", 1)[1])
+    """The training step in the name of a checkpoint. That of the release has none, and counts as 0."""
+    step = re.search(r"-(\d+)(\.npz)?$", prefix)
+    return int(step[1]) if step else 0
 
 
 def resumable(run_dir):
@@ -210,9 +201,9 @@ def restore(prefix, **objects):
             if objects.keys() != {"model"}:
                 raise UserError(f"{prefix} holds weights alone, so training cannot resume from it; a "
                                 f"new run can start from them: init_from")
-            published.restore(prefix, objects["model"])
+            published.assign(published.variables(objects["model"]), published.read(prefix))
             return
-        saved = _count_variables(prefix, "model")
+        saved = len(_saved_shapes(prefix))
         expected = len(objects["model"].trainable_variables)
         if saved != expected:
             raise UserError(f"{other}: {saved} variables, not {expected}")
@@ -224,24 +215,25 @@ def restore(prefix, **objects):
         raise Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
 
 
-def _count_variables(prefix, name):
-    """How many variables a checkpoint holds of the object with a name."""
+def _saved_shapes(prefix):
+    """The shapes of a checkpoint's variables of the model, by path, such as level_0/prior_input/kernel.
+
+    An optimizer may have renamed the variables, so the paths are those of the objects.
+    """
     reader = tf.train.load_checkpoint(prefix)
-    nodes = _object_graph(reader)
-    ahead = [child.node_id for child in nodes[0].children if child.local_name == name]
-    seen = set()
-    while ahead:
-        node = ahead.pop()
-        if node not in seen:
-            seen.add(node)
-            ahead += [child.node_id for child in nodes[node].children]
-    return sum(len(nodes[node].attributes) for node in seen)
-
-
-def _object_graph(reader):
-    """The nodes of a checkpoint's graph of objects, the root first. They name their children."""
-    return trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+    shapes = reader.get_variable_to_shape_map()
+    nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
         reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
+    found, seen = {}, set()
+    ahead = [("", child) for child in nodes[0].children if child.local_name == "model"]
+    for path, reference in ahead:  # This goes on to what it adds to the list, so short paths come first.
+        if reference.node_id not in seen:
+            seen.add(reference.node_id)
+            node = nodes[reference.node_id]
+            for variable in node.attributes:
+                found[path] = shapes[variable.checkpoint_key]
+            ahead += [(os.path.join(path, child.local_name), child) for child in node.children]
+    return found
 
 
 class Checkpoints:
@@ -250,7 +242,6 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir, **objects):
-        self.directory = os.path.join(run_dir, "model")
         self._run_dir = run_dir
         self._step = tf.Variable(0, dtype=tf.int64)
         self._objects = {**objects, "step": self._step}
@@ -290,20 +281,13 @@ class Checkpoints:
     def step(self):
         return int(self._step.numpy())
 
-    def save(self, step):
-        self._save(self.directory, step, keep=2)
-
-    def save_named(self, step):
-        self._save(os.path.join(self._run_dir, f"model_{step}"), step)
-
-    def save_best(self, step):
-        self._save(os.path.join(self._run_dir, "model_best"), step)
-
-    def _save(self, directory, step, keep=1):
-        """Writes a checkpoint, and keeps only the newest `keep` up to this step.
+    def save(self, step, folder="model"):
+        """Writes a checkpoint into a folder of the run. Of its checkpoints up to this step, it keeps the
+        newest two in model/, and the newest one in any other folder.
 
         It also removes checkpoints of later steps, because the run has gone back to before them.
         """
+        directory = os.path.join(self._run_dir, folder)
         self._step.assign(step)
         prefix = os.path.join(directory, f"ckpt-{step}")
         with writing(directory):
@@ -316,10 +300,9 @@ class Checkpoints:
             with write_atomically(os.path.join(directory, "checkpoint")) as file:
                 # TensorFlow's own tools read this file. Our code does not.
                 file.write(f'model_checkpoint_path: "ckpt-{step}"\n')
-        ours = [prefix for prefix in _prefixes(directory)
-                if not original.is_release(prefix) and not published.is_published(prefix)]
-        kept = [prefix for prefix in ours if _step_of(prefix) <= step][:keep]
-        for prefix in set(ours) - set(kept):
+        saved = _prefixes(directory)
+        kept = [prefix for prefix in saved if _step_of(prefix) <= step][:2 if folder == "model" else 1]
+        for prefix in set(saved) - set(kept):
             # The index goes first, since a checkpoint with an index counts as whole.
             for path in [f"{prefix}.index", *glob.glob(f"{glob.escape(prefix)}.data-*")]:
                 os.remove(path)

@@ -98,7 +98,7 @@ def run(config, devices, clips, validation_data, total, say):
         sys.exit(f"train.py: a worker was lost ({error.message.splitlines()[0]}). "
                  f"Start all of them again: they go on from the last checkpoint.")
     if stopped:
-        say(f"{signal.Signals(stopped).name}: saved step {checkpoints.step} in {checkpoints.directory}. "
+        say(f"{signal.Signals(stopped).name}: saved step {checkpoints.step} in {config.run_dir}/model. "
             f"The same command goes on from there.")
         raise tools.Stopped(stopped)
     say(f"Trained for {total} steps. To evaluate: python3 eval.py --model-dir={config.run_dir}")
@@ -203,7 +203,7 @@ class Records:
         if "model" in due:
             self._checkpoints.save(step)
         if "named model" in due:
-            self._checkpoints.save_named(step)
+            self._checkpoints.save(step, f"model_{step}")
 
     def _scalars(self, step):
         metrics = self._means.take()
@@ -218,7 +218,7 @@ class Records:
         self._logger.scalars(step, "val", scalars)
         self._unused.look(step, metrics, self._progress.say)
         if best:
-            self._checkpoints.save_best(step)
+            self._checkpoints.save(step, "model_best")
 
     def _gifs(self, step, batch):
         shown = {"val": self._validation.data.batch(0, GIF_EXAMPLES)}

@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_the_newest_that_is_whole(ending, tmp_path, capsys):
     cut(model / f"ckpt-5.{ending}")
     with pytest.raises(UserError, match="no other is whole"):
         variable(tmp_path)
-    checkpoints(tmp_path, 20.0).save_named(20)
+    checkpoints(tmp_path, 20.0).save(20, "model_20")
     assert variable(tmp_path) == (20, 20)
     checkpoints(tmp_path, 7.0).save(7)  # The damaged one is later: no longer true.
     assert variable(tmp_path) == (7, 7)

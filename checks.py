@@ -2,41 +2,35 @@
 
 import difflib
 import math
-import types
 import typing
 import unicodedata
 
 from tools import UserError
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
+         type(None): "null", list[int]: "a list of whole numbers", list[float]: "a list of numbers",
+         list[str]: "a list of words"}
 
-def _has_control_characters(text):
-    return any(unicodedata.category(letter) == "Cc" for letter in text)
 
-
-def _type_name(annotation):
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
-             type(None): "null", list[int]: "a list of whole numbers", list[float]: "a list of numbers",
-             list[str]: "a list of words"}
-    return " or ".join(names[option] for option in options)
+def kinds_of(field):
+    """The types that the values of a key may have, some of KINDS."""
+    return typing.get_args(field.type) or (field.type,)
 
 
 def _convert(value, kind):
     """Returns value as kind, or None if it has another kind. YAML reads 3e-4 as text; this does not."""
-    if kind in (list[int], list[float], list[str]):
+    if typing.get_origin(kind) is list:
         if not isinstance(value, (list, tuple)) or not value:
             return None
         items = [_convert(item, typing.get_args(kind)[0]) for item in value]
         return None if None in items else items
-    if isinstance(value, bool) or kind is bool:
-        return value if isinstance(value, bool) and kind is bool else None
-    if kind is float:
+    if kind is float and not isinstance(value, bool):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             return None
         return number if math.isfinite(number) else None
-    return value if isinstance(value, kind) else None
+    return value if isinstance(value, kind) and isinstance(value, bool) == (kind is bool) else None
 
 
 def show(value):
@@ -50,41 +44,45 @@ def show(value):
 
 def check_value(field, value):
     """Returns the value of a key in its type. Raises UserError if it is not valid."""
-    annotation, limits = field.type, field.metadata["limits"]
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+    kinds, limits = kinds_of(field), field.metadata["limits"]
     if value is None:
-        if type(None) in options:
+        if type(None) in kinds:
             return None
         if field.default is None:
             raise UserError(f"{field.name}: missing; set it to one of {', '.join(limits['choices'])}")
-    converted = [_convert(value, kind) for kind in options if kind is not type(None)]
-    converted = [item for item in converted if item is not None]
+    converted = [item for kind in kinds if (item := _convert(value, kind)) is not None]
     if not converted:
-        quotes = "; text that reads as something else stands in quotes" if str in options else ""
-        raise UserError(f"{field.name}: {show(value)} is not {_type_name(annotation)} "
+        quotes = "; text that reads as something else stands in quotes" if str in kinds else ""
+        raise UserError(f"{field.name}: {show(value)} is not {' or '.join(map(KINDS.get, kinds))} "
                         f"(default: {field.default!r}){quotes}")
-    value = converted[0]
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, str) and (not item.strip() or _has_control_characters(item)):
-            raise UserError(f"{field.name}: {show(item)} is empty or holds a control character")
-    choices = limits.get("choices")
-    if choices and not isinstance(value, bool) and value not in choices:
-        near = nearest(value, choices) if isinstance(value, str) else min(
-            choices, key=lambda choice: abs(choice - value))
-        raise UserError(f"{field.name}: {show(value)} is not one of {', '.join(map(str, choices))}; "
+    for item in converted[0] if isinstance(converted[0], list) else converted[:1]:
+        if not isinstance(item, bool):
+            _check_item(field, item)
+    return converted[0]
+
+
+def _check_item(field, item):
+    """Raises UserError if a number or a word is not within the limits of a key."""
+    limits = field.metadata["limits"]
+    choices = limits.get("choices", [item])
+    if isinstance(item, str) and (
+            not item.strip() or any(unicodedata.category(letter) == "Cc" for letter in item)):
+        raise UserError(f"{field.name}: {show(item)} is empty or holds a control character")
+    if item not in choices:
+        near = nearest(item, choices) if isinstance(item, str) else min(
+            choices, key=lambda choice: abs(choice - item))
+        raise UserError(f"{field.name}: {show(item)} is not one of {', '.join(map(str, choices))}; "
                         f"nearest: {near}")
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, (bool, str)):
-            continue
-        if "above" in limits and not item > limits["above"]:
-            raise UserError(f"{field.name}: {item} must be above {limits['above']} "
-                            f"(default: {field.default})")
-        widest = 2**31 - 1 if isinstance(item, int) else 1e38
-        low, high = limits.get("min", -widest), limits.get("max", widest)
-        if not low <= item <= high:
-            near = low if item < low else high
-            raise UserError(f"{field.name}: {show(item)} is out of range; nearest: {near}")
-    return value
+    if isinstance(item, str):
+        return
+    if "above" in limits and not item > limits["above"]:
+        raise UserError(f"{field.name}: {item} must be above {limits['above']} "
+                        f"(default: {field.default})")
+    widest = 2**31 - 1 if isinstance(item, int) else 1e38
+    low, high = limits.get("min", -widest), limits.get("max", widest)
+    if not low <= item <= high:
+        near = low if item < low else high
+        raise UserError(f"{field.name}: {show(item)} is out of range; nearest: {near}")
 
 
 def nearest(word, words):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import itertools
+import operator
 import os
 import re
 
@@ -16,10 +18,8 @@ def _key(default, help, changes="run", **limits):
 
     limits: `min` and `max` (inclusive; by default those of 32 bits), `above` (exclusive), `choices`.
     """
-    metadata = dict(help=help, changes=changes, limits=limits)
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(
+        default=default, metadata=dict(help=help, changes=changes, limits=limits))
 
 
 NAME_BYTES = 255  # File systems allow so many bytes in the name of a folder.
@@ -166,15 +166,13 @@ class Config:
             object.__setattr__(self, field.name, value)
         if self.eval_seq_len is None:
             object.__setattr__(self, "eval_seq_len", self.seq_len)
-        if isinstance(self.tmp_abs_factor, list) and len(self.tmp_abs_factor) != self.levels - 1:
-            raise UserError(
-                f"tmp_abs_factor: {self.tmp_abs_factor} has {len(self.tmp_abs_factor)} factors; "
-                f"{self.levels} levels have {self.levels - 1} (or give one number for all)")
-        for key in ("beta", "free_nats", "cell_stoch_size", "cell_deter_size"):
+        for key in ("tmp_abs_factor", "beta", "free_nats", "cell_stoch_size", "cell_deter_size"):
             value = getattr(self, key)
-            if isinstance(value, list) and len(value) != self.levels:
-                raise UserError(f"{key}: {value} has {len(value)} numbers; give one, "
-                                f"or {self.levels}, one per level")
+            count, each = ((self.levels - 1, "pair of levels") if key == "tmp_abs_factor"
+                           else (self.levels, "level"))
+            if isinstance(value, list) and len(value) != count:
+                raise UserError(f"{key}: {value} has {len(value)} numbers; give one, or {count}, "
+                                f"one per {each}")
         if 32 * self.channels_mult != round(32 * self.channels_mult):
             near = max(1, round(32 * self.channels_mult)) / 32
             raise UserError(f"channels_mult: {self.channels_mult} makes {32 * self.channels_mult:g} "
@@ -199,30 +197,22 @@ class Config:
     @property
     def factors(self):
         """How often level l ticks during one tick of level l + 1: a list of levels - 1 integers."""
-        if isinstance(self.tmp_abs_factor, list):
-            return self.tmp_abs_factor
-        return [self.tmp_abs_factor] * (self.levels - 1)
+        return _listed(self.tmp_abs_factor, self.levels - 1)
 
     @property
     def stoch_sizes(self):
         """cell_stoch_size of each level, from the bottom."""
-        return self._per_level(self.cell_stoch_size)
+        return _listed(self.cell_stoch_size, self.levels)
 
     @property
     def deter_sizes(self):
         """cell_deter_size of each level, from the bottom."""
-        return self._per_level(self.cell_deter_size)
-
-    def _per_level(self, value):
-        return value if isinstance(value, list) else [value] * self.levels
+        return _listed(self.cell_deter_size, self.levels)
 
     @property
     def strides(self):
         """How many frames a tick of each level covers, from the bottom: a list of `levels` integers."""
-        strides = [1]
-        for factor in self.factors:
-            strides.append(strides[-1] * factor)
-        return strides
+        return list(itertools.accumulate(self.factors, operator.mul, initial=1))
 
     def whole_ticks(self, frames):
         """So many frames, rounded up to whole ticks of the top level."""
@@ -233,21 +223,14 @@ class Config:
         """The experiment's name: `name`, or the main settings and all others that are not defaults."""
         if self.name is not None:
             return self.name
-        name = (
-            f"{self.dataset}_cwvae_{self.cell_type.lower()}_{self.levels}l"
-            f"_f{_spelled(self.tmp_abs_factor)}"
-            f"_decsd{self.dec_stddev}_enchl{self.enc_dense_layers}_ences{self.enc_dense_embed_size}"
-            f"_edchnlmult{self.channels_mult:g}_ss{_spelled(self.cell_stoch_size)}"
-            f"_ds{_spelled(self.cell_deter_size)}"
-            f"_es{self.cell_embed_size}_seq{self.seq_len}_lr{self.lr}_bs{self.batch_size}")
-        spelled = {
-            "dataset", "cell_type", "levels", "tmp_abs_factor", "dec_stddev", "enc_dense_layers",
-            "enc_dense_embed_size", "channels_mult", "cell_stoch_size", "cell_deter_size",
-            "cell_embed_size", "seq_len", "lr", "batch_size", "channels", "action_classes"}
+        name = f"{self.dataset}_cwvae_{self.cell_type.lower()}_{self.levels}l"
+        for key, short in MAIN_SETTINGS.items():
+            value = getattr(self, key)
+            name += f"_{short}{_spelled(f'{value:g}' if key == 'channels_mult' else value)}"
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if (field.name not in spelled and field.metadata["changes"] != "run"
-                    and value != field.default):
+            if (field.name not in {*MAIN_SETTINGS, *NOT_SPELLED} and value != field.default
+                    and field.metadata["changes"] != "run"):
                 name += f"_{field.name.replace('_', '')}{_spelled(value)}"
         if len(name) > NAME_BYTES:
             digest = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -265,6 +248,20 @@ class Config:
         """Writes the whole config as YAML, atomically."""
         with write_atomically(path) as file:
             yaml.safe_dump(dataclasses.asdict(self), file, sort_keys=False)
+
+
+# The settings that every name of an experiment spells, and how.
+MAIN_SETTINGS = {
+    "tmp_abs_factor": "f", "dec_stddev": "decsd", "enc_dense_layers": "enchl",
+    "enc_dense_embed_size": "ences", "channels_mult": "edchnlmult", "cell_stoch_size": "ss",
+    "cell_deter_size": "ds", "cell_embed_size": "es", "seq_len": "seq", "lr": "lr", "batch_size": "bs"}
+# The name begins with the first three of these. The others follow from the data.
+NOT_SPELLED = {"dataset", "cell_type", "levels", "channels", "action_classes"}
+
+
+def _listed(value, count):
+    """A value that is one for all, or a list, as a list."""
+    return value if isinstance(value, list) else [value] * count
 
 
 def _spelled(value):

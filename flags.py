@@ -4,11 +4,11 @@ import argparse
 import dataclasses
 import os
 import sys
-import typing
 
 import yaml
 
-from config import Config, check_open_loop, nearest, show
+from checks import check_open_loop, kinds_of, nearest, show
+from config import Config
 from tools import UserError
 
 
@@ -101,11 +101,10 @@ def parse_self_check_flags(argv=None):
 
 def _parse_flag(key, text):
     """The value of a flag. A key of text takes it as it is, any other key as YAML reads it."""
-    annotation = Config.__dataclass_fields__[key].type
-    options = typing.get_args(annotation) or (annotation,)
-    if str in options and not (list[str] in options and text.startswith("[") and text.endswith("]")):
+    kinds = kinds_of(Config.__dataclass_fields__[key])
+    if str in kinds and not (list[str] in kinds and text.startswith("[") and text.endswith("]")):
         word = {"true": True, "false": False, "null": None}.get(text, text)
-        return word if type(word) in options else text
+        return word if type(word) in kinds else text
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

@@ -96,7 +96,7 @@ def test_strides_are_products_of_factors():
     (dict(lr="fast"), "lr: 'fast' is not a number"),
     (dict(lr=0), "lr: 0.0 must be above 0"),
     (dict(lr=float("nan")), "lr: nan is not a number"),
-    (dict(tmp_abs_factor=[6]), "has 1 factors; 3 levels have 2"),
+    (dict(tmp_abs_factor=[6]), "has 1 numbers; give one, or 2, one per pair of levels"),
     (dict(tmp_abs_factor=[6, 0]), "tmp_abs_factor: 0 is out of range; nearest: 1"),
     (dict(beta=[1, 2]), "give one, or 3"),
     (dict(free_nats=[20, 0]), "give one, or 3"),

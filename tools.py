@@ -252,7 +252,7 @@ def _make_part(final):
         return None
     path = os.path.join(part, ".lock")
     try:
-        held = lock(f"{path}.new")
+        held = _lock(f"{path}.new")
         os.rename(f"{path}.new", path)  # The file is locked from the moment that others can see it.
     except OSError as error:
         if error.errno in OF_THE_MACHINE:
@@ -266,20 +266,16 @@ def _make_part(final):
 def _remove_abandoned_parts(folder):
     """Removes the parts of killed processes in a folder. Nobody holds their locks."""
     for path in glob.glob(os.path.join(glob.escape(folder), "*.part", ".lock")):
-        with contextlib.suppress(OSError), lock(path):
+        with contextlib.suppress(OSError), _lock(path):
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
 
 
-def lock(path):
+def _lock(path):
     """Locks a file. The lock ends with the context that this returns, or with the process.
 
-    Raises BlockingIOError if another process holds the lock, and another OSError if the file system has
-    no locks.
+    Raises an OSError if another process holds the lock, or if the file system has no locks.
     """
-    try:
-        return filelock.FileLock(path, fallback_to_soft=False).acquire(timeout=0)
-    except filelock.Timeout:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path)) from None
+    return filelock.FileLock(path, fallback_to_soft=False).acquire(timeout=0)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pathlib
 import platform
 import subprocess
 import time
@@ -15,7 +16,7 @@ MODEL = ("cells.py", "cnns.py", "cwvae.py", "kernels.py", "conv_kernels.py", "di
 PACKAGES = ("tensorflow", "keras", "numpy")
 
 
-def note_start(run_dir, goes_on, say=print):
+def note_start(run_dir, goes_on):
     """Adds an entry to a run's code.json.
 
     goes_on: whether the run has taken steps before. Then a line names the files of the model that have
@@ -28,8 +29,8 @@ def note_start(run_dir, goes_on, say=print):
         before = starts[-1]["model"]
         differ = [name for name in MODEL if now["model"][name] != before.get(name)]
         if differ:
-            say(f"The run goes on with other code of the model: {', '.join(differ)} changed since its "
-                f"last start (code.json).")
+            print(f"The run goes on with other code of the model: {', '.join(differ)} changed since "
+                  f"its last start (code.json).")
     save_json(path, [*starts, now])
 
 
@@ -47,12 +48,9 @@ def entry():
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "commit": commit, "differs": differs,
         "versions": {"project": __version__, "python": platform.python_version(),
                      **{name: metadata.version(name) for name in PACKAGES}},
-        "model": {name: _digest(os.path.join(ROOT, name)) for name in MODEL}}
-
-
-def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
+        "model": {
+            name: hashlib.sha256(pathlib.Path(ROOT, name).read_bytes()).hexdigest()[:16]
+            for name in MODEL}}
 
 
 def _git(*command):

@@ -1,5 +1,6 @@
 """The logs of a run: metrics.jsonl, and TensorBoard's scalars and GIFs."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -9,13 +10,8 @@ import sys
 import time
 
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalars
-from tensorboard.plugins.custom_scalar.layout_pb2 import (
-    Category,
-    Chart,
-    Layout,
-    MultilineChartContent,
-)
 from tensorboard.plugins.hparams import api as hparams
 
 import pictures
@@ -63,23 +59,25 @@ class Logger:
         values = {name: float(value) for name, value in values.items()}
         with writing(self._path), open(self._path, "a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        with self._writers[split].as_default(step):
+        with self._events(split, step):
             for name, value in values.items():
                 tf.summary.scalar(tag(name), value)
-        self._flush(split)
 
     def gif(self, step, split, frames):
         self._write(split, pictures.gif_summary("open_loop_prediction", frames), step)
 
-    def _flush(self, split):
-        with writing(os.path.join(self._run_dir, split)):
-            self._writers[split].flush()
-
     def _write(self, split, summary, step):
         """Writes a Summary, of TensorFlow's class or of TensorBoard's."""
-        with self._writers[split].as_default():
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
-        self._flush(split)
+        with self._events(split, step):
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+
+    @contextlib.contextmanager
+    def _events(self, split, step):
+        """What the context writes is of a step and goes into TensorBoard's file of a split."""
+        with self._writers[split].as_default(step):
+            yield
+        with writing(os.path.join(self._run_dir, split)):
+            self._writers[split].flush()
 
     def least_validation_loss(self, after):
         """The least total_loss of validation that was logged after a step, or infinity."""
@@ -108,9 +106,9 @@ def tag(name):
 
 
 # A chart with a line per level, under Custom Scalars.
-LEVEL_CHARTS = Layout(category=[Category(title="levels", chart=[
-    Chart(title=f"{name} (nats per frame)",
-          multiline=MultilineChartContent(tag=[f"per_level/{name}/level_\\d+"]))
+LEVEL_CHARTS = layout_pb2.Layout(category=[layout_pb2.Category(title="levels", chart=[
+    layout_pb2.Chart(title=f"{name} (nats per frame)",
+                     multiline=layout_pb2.MultilineChartContent(tag=[f"per_level/{name}/level_\\d+"]))
     for name in ("kl", "entropy_prior", "entropy_posterior")])])
 
 

@@ -10,6 +10,7 @@ from cwvae import in_chunks, last_state, over_videos
 # Validation folds these numbers into its seeds. They differ from the number of any level.
 VALIDATION, OPEN_LOOP = 2**30, 2**30 + 1
 GIF_EXAMPLES, GIF_PREDICTED = 4, 100
+PREFIX = "sum_of_"  # of the names of the variables of Means
 
 
 class Means(tf.Module):
@@ -23,15 +24,15 @@ class Means(tf.Module):
     def add(self, metrics):
         """Adds the scalars of a step: a dict of tensors []."""
         for name in metrics:
-            if not hasattr(self, _variable(name)):
+            if not hasattr(self, PREFIX + name):
                 # TensorFlow restores this variable as soon as it is made, if the checkpoint holds it.
-                setattr(self, _variable(name), tf.Variable([0.0, 0.0]))  # the sum and the count
+                setattr(self, PREFIX + name, tf.Variable([0.0, 0.0]))  # the sum and the count
         self._add(dict(metrics))
 
     @tf.function(autograph=False)
     def _add(self, metrics):
         for name, value in metrics.items():
-            total = getattr(self, _variable(name))
+            total = getattr(self, PREFIX + name)
             total.assign(tf.stack([value, 1.0]) + (0.0 if name in self.LAST else total))
 
     def take(self):
@@ -41,13 +42,9 @@ class Means(tf.Module):
             if isinstance(variable, tf.Variable):
                 total, count = variable.numpy()
                 if count:
-                    means[key.removeprefix(_variable(""))] = total / count
+                    means[key.removeprefix(PREFIX)] = total / count
                 variable.assign([0.0, 0.0])
         return means
-
-
-def _variable(name):
-    return f"sum_of_{name}"
 
 
 class Validation:

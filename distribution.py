@@ -89,7 +89,6 @@ class Devices:
         self.worker = resolver.task_id + chiefs * (resolver.task_type == "worker") if cluster else 0
         self.is_chief = self.worker == 0
         self.replicas = strategy.num_replicas_in_sync
-        self._sum = None
         if batch_size % self.replicas:
             near = _nearest_multiple(batch_size, self.replicas)
             raise UserError(f"batch_size: {batch_size} cannot be shared among {self.replicas} devices; "
@@ -119,12 +118,14 @@ class Devices:
         """Lists a whole number of every worker. All workers must call this at the same step."""
         if self.num_workers == 1:
             return [number]
-        if self._sum is None:
-            self._sum = tf.function(lambda x: self.strategy.reduce(
-                tf.distribute.ReduceOp.SUM, self.strategy.run(tf.identity, (x,)), axis=None))
         mine = np.zeros(self.num_workers)
         mine[self.worker] = number * self.num_workers / self.replicas  # Each of its devices adds it.
         return np.rint(self._sum(tf.constant(mine))).astype(int).tolist()
+
+    @functools.cached_property
+    def _sum(self):
+        return tf.function(lambda x: self.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, self.strategy.run(tf.identity, (x,)), axis=None))
 
     def check_start(self, step):
         """Raises UserError unless all workers start from the same step."""
@@ -198,15 +199,14 @@ def _zeros_for_none(model, gradients):
     if unreached:
         names = ", ".join(f"{name}/{variable.path}" for name, part in model.parts.items()
                           for variable in part.trainable_variables if id(variable) in unreached)
-        if names not in _named_unreached:
-            _named_unreached.add(names)
-            print(f"The loss does not depend on {names}: training leaves these variables as they are.",
-                  file=sys.stderr)
+        _say_once(f"The loss does not depend on {names}: training leaves these variables as they are.")
     return [tf.zeros(variable.shape) if gradient is None else gradient
             for gradient, variable in zip(gradients, variables, strict=True)]
 
 
-_named_unreached = set()
+@functools.cache
+def _say_once(line):
+    print(line, file=sys.stderr)
 
 
 def _replicas():

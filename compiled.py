@@ -45,7 +45,8 @@ def kept():
 
 def _folder():
     """Makes the folder. Returns None, and says why, where TensorFlow could not write to it."""
-    folder = os.path.join(_cache_folder(), _machine())
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(caches, "clockwork_vae", "xla", _machine())
     try:
         os.makedirs(folder, exist_ok=True)
         with writing(folder), tempfile.TemporaryFile(dir=folder, buffering=0) as file:
@@ -58,11 +59,6 @@ def _folder():
               file=sys.stderr)
         return None
     return folder
-
-
-def _cache_folder():
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(user, "clockwork_vae", "xla")
 
 
 def _machine():

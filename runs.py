@@ -101,12 +101,12 @@ def publish(model_dir, out):
     state is left out, so it takes a sixth of the space. Training cannot resume from it, but init_from
     takes it. Raises UserError as load does, and if `out` exists or cannot be written.
     """
-    _, prefix = find_checkpoint(model_dir)
+    run_dir, prefix = find_checkpoint(model_dir)
     loaded = load(prefix)  # Training may save another checkpoint meanwhile.
     with directory_atomically(out) as part:
         loaded.config.save(os.path.join(part, "config.yml"))
         published.save(os.path.join(part, "model"), _step_of(prefix), loaded.model)
-        mean_frame = os.path.join(find_checkpoint(model_dir)[0], MEAN_FRAME)
+        mean_frame = os.path.join(run_dir, MEAN_FRAME)
         if os.path.exists(mean_frame):
             shutil.copy(mean_frame, part)
 
@@ -126,7 +126,7 @@ def action_size(config, prefix):
     layer = f"{cell.name}/{os.path.dirname(kernel.path)}"  # level_0/prior_input
     rows = [shape[0] for path, shape in _saved_shapes(prefix).items()
             if os.path.dirname(path) == layer and len(shape) == 2]
-    # Without it, the checkpoint holds another architecture. `restore` says so.
+    # Without rows, the checkpoint holds another architecture. `restore` says so.
     return rows[0] - kernel.shape[0] if rows else 0
 
 

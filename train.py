@@ -261,24 +261,17 @@ class UnusedLevels:
         self._low = low
 
 
-class Progress:
+class Progress(tqdm.tqdm):
     """A progress bar with the loss, steps and frames a second, and the time left."""
 
     def __init__(self, config, start, total, shown):
+        super().__init__(initial=start, total=total, unit="step", dynamic_ncols=True, disable=not shown)
         self._frames = config.batch_size * config.seq_len  # a step
-        self._bar = tqdm.tqdm(initial=start, total=total, unit="step", dynamic_ncols=True,
-                              disable=not shown)
         self._shown, self._known = time.monotonic(), set()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._bar.close()
-
     def say(self, line):
-        if not self._bar.disable:
-            self._bar.write(line)
+        if not self.disable:
+            self.write(line)
 
     @contextlib.contextmanager
     def first(self, what, compiles):
@@ -294,16 +287,16 @@ class Progress:
         self.say(f"The first {what} took {time.monotonic() - start:.1f} s.")
 
     def advance(self, metrics):
-        if self._bar.disable:
+        if self.disable:
             return
-        first = self._bar.n == self._bar.initial
-        self._bar.update()
+        first = self.n == self.initial
+        self.update()
         now = time.monotonic()
         # Reading the loss waits for the device, so this does not happen at every step.
-        if first or now > self._shown + 0.5 or self._bar.n == self._bar.total:
+        if first or now > self._shown + 0.5 or self.n == self.total:
             loss = float(metrics["total_loss"])
-            rate = self._bar.format_dict["rate"] or 0
-            self._bar.set_postfix_str(f"loss {loss:.4g}, {rate * self._frames:.0f} frames/s")
+            rate = self.format_dict["rate"] or 0
+            self.set_postfix_str(f"loss {loss:.4g}, {rate * self._frames:.0f} frames/s")
             self._shown = now
 
 

@@ -16,30 +16,29 @@ from flags import Parser, add_config_flags, config_values, whole_number
 def parse_flags():
     parser = Parser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for name, text in [("train", "the parts of a training step, and all of it"),
-                       ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")]:
-        command = commands.add_parser(name, help=text)
+    train, evaluation, data = (commands.add_parser(name, help=text) for name, text in [
+        ("train", "the parts of a training step, and all of it"),
+        ("eval", "open-loop prediction and metrics"), ("data", "the input pipeline")])
+
+    def add_number(command, name, least, default, help, **options):
+        command.add_argument(f"--{name.replace('_', '-')}", type=whole_number(name, least),
+                             default=default, help=help, **options)
+
+    for command in (train, evaluation, data):
         command.add_argument("--json", metavar="FILE", help="also write the results to this file")
-        if name == "data":
-            command.add_argument("--videos", type=whole_number("videos", 2), default=40,
-                                 help="how many videos of 500 frames (default: 40)")
-            command.add_argument("--seconds", type=whole_number("seconds", 1), default=10,
-                                 help="seconds of a measurement (default: 10)")
-            command.add_argument("--batch-size", type=whole_number("batch_size", 1), default=50,
-                                 help="clips of a batch (default: 50)")
-            continue
+    for command in (train, evaluation):
         command.add_argument("--config", required=True, metavar="FILE", help="a config")
-        command.add_argument("--runs", type=whole_number("runs", 1), default=7,
-                             help="how often to time each part (default: 7)")
-        if name == "eval":
-            command.add_argument("--samples", type=whole_number("samples", 1), nargs="+",
-                                 default=[1, 10, 100], metavar="N",
-                                 help="predictions of the video (default: 1 10 100)")
+        add_number(command, "runs", 1, 7, "how often to time each part (default: 7)")
         command.add_argument("--plain", action="store_true", help="also time the plain form")
-        if name == "train":
-            command.add_argument("--only", choices=["step"], help="time only the whole step")
-            command.add_argument("--export-hlo", metavar="DIR",
-                                 help="also write the compiled step into this folder")
+    train.add_argument("--only", choices=["step"], help="time only the whole step")
+    train.add_argument("--export-hlo", metavar="DIR",
+                       help="also write the compiled step into this folder")
+    add_number(evaluation, "samples", 1, [1, 10, 100],
+               "predictions of the video (default: 1 10 100)", nargs="+", metavar="N")
+    add_number(data, "videos", 2, 40, "how many videos of 500 frames (default: 40)")
+    add_number(data, "seconds", 1, 10, "seconds of a measurement (default: 10)")
+    add_number(data, "batch_size", 1, 50, "clips of a batch (default: 50)")
+    for command in (train, evaluation):
         add_config_flags(command)
     return parser.parse_args()
 
@@ -52,7 +51,6 @@ import startup
 
 # isort: split
 import collections
-import json
 import math
 import os
 import re
@@ -82,8 +80,7 @@ def main():
     results = benchmarks[flags.command](flags)
     if flags.json:
         try:
-            with tools.write_atomically(flags.json) as file:
-                json.dump({"machine": machine(), "command": sys.argv[1:], **results}, file, indent=1)
+            tools.save_json(flags.json, {"machine": machine(), "command": sys.argv[1:], **results})
         except OSError as error:
             raise tools.cannot_write("json", flags.json, error) from None
 

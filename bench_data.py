@@ -63,8 +63,9 @@ def loader_config(root, batch_size, size):
                   clip_offset="random")
 
 
-def preparation(root, count, rounds, length=300):
+def preparation(root, count, rounds):
     """How fast a folder of video files is prepared, beside PyAV alone in as many processes."""
+    length = 300
     config = Config(dataset="videos", data_root=os.path.join(root, "videos"), channels=3)
     os.mkdir(config.data_root)
     files = [os.path.join(config.data_root, f"{number}.mp4") for number in range(count)]
@@ -128,23 +129,20 @@ def write_records(root, num_videos):
     """Prepares TFDS records in the form of earlier implementations: a PNG for every frame."""
     import tensorflow_datasets as tfds
 
-    class Landscapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name, VERSION = "minerl_navigate", tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
-                {"video": tfds.features.Video(shape=(None, 64, 64, 3))}))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(num_videos), "test": self._generate_examples(1)}
-
-        def _generate_examples(self, count):
+    def dataset(count):
+        def examples():
             for number in range(count):
-                yield number, {"video": landscape(number)}
+                yield {"video": landscape(number)}
+
+        signature = {"video": tf.TensorSpec([LENGTH, 64, 64, 3], tf.uint8)}
+        return tf.data.Dataset.from_generator(examples, output_signature=signature)
 
     with contextlib.redirect_stdout(sys.stderr):
-        Landscapes(data_dir=root).download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        tfds.dataset_builders.store_as_tfds_dataset(
+            "minerl_navigate", "1.0.0", data_dir=root,
+            features=tfds.features.FeaturesDict(
+                {"video": tfds.features.Video(shape=(None, 64, 64, 3))}),
+            split_datasets={"train": dataset(num_videos), "test": dataset(1)})
 
 
 def landscape(seed):

@@ -528,7 +528,6 @@ def preparing(root, dataset, channels, first="pass"):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_preparation_that_was_killed_is_completed_by_the_next(tmp_path):
     """Killed twice: as the records are written, and as the store is."""
     twins.archive("mazes", tmp_path / "gqn_mazes.zip")

@@ -233,7 +233,7 @@ def test_changes_of_the_model_learn(clone):
 def place(tmp_path_factory, run_dir):
     """A folder in which the pages' commands run, with what a reader has by then."""
     folder = tmp_path_factory.mktemp("pages")
-    for path in (ROOT / "configs", ROOT / "Makefile", *ROOT.glob("requirements*")):
+    for path in (ROOT / "configs", ROOT / "results", ROOT / "Makefile", *ROOT.glob("requirements*")):
         (folder / path.name).symlink_to(path)
     shutil.copytree(ROOT / "pretrained", folder / "pretrained")
     write_mnist(folder / "data")

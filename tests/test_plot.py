@@ -6,6 +6,7 @@ import sys
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import charts
@@ -508,3 +509,14 @@ def test_an_animation_shows_the_truth_above_what_each_predicts(
         run_plot(monkeypatch, *runs, "--out", tmp_path / "figure.png", "--animation", tmp_path / "a.mp4")
     with pytest.raises(UserError, match="frames: 0 is out of range; nearest: 1"):
         run_plot(monkeypatch, *runs, *flags, "--frames", 0)
+
+
+def test_the_table_at_equal_size_follows_from_the_scores_that_are_kept():
+    results = ROOT / "results"
+    curves = evaluations.group_seeds([
+        evaluations.read_result(str(run)) for name in ("1_matched", "1", "2", "3")
+        for run in sorted((results / "levels_matched").glob(f"levels_{name}_seed_*"))])
+    labels = ["levels: 1, 150 units", "levels: 1, 50 units", "levels: 2", "levels: 3"]
+    spans = [(1, 16), (97, 104), (201, 208), (297, 304), (953, 960)]
+    with open(results / "levels_matched.csv", newline="") as file:
+        assert list(csv.reader(file)) == list(comparison.all_rows(curves, labels, spans))

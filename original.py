@@ -52,13 +52,14 @@ def restore(prefix, model):
     """
     reader = tf.train.load_checkpoint(prefix)
     names = _names(reader.get_variable_to_shape_map())
-    arrays = {key: reader.get_tensor(name) for key, name in names.items()}
-    step = arrays.pop("step", None)
+    arrays = {name: reader.get_tensor(name) for name in names.values()}
+    step = arrays.pop(names.get("step"), None)
     if step is None or step.shape:
         raise ValueError("step is missing, or is no number")
-    published.assign({
-        f"{layer}/{variable.name}": variable
-        for layer, ours in layers(model).items() for variable in ours.trainable_variables}, arrays)
+    variables = {f"{layer}/{variable.name}": variable
+                 for layer, ours in layers(model).items() for variable in ours.trainable_variables}
+    # Messages name what the file has by the name that it has there.
+    published.assign({names.get(key, key): variable for key, variable in variables.items()}, arrays)
     return int(step)
 
 

@@ -30,13 +30,13 @@ def test_range_plot_starts_after_the_context_and_names_its_units(tmp_path, figur
     mean = np.linspace(30, 20, 10)
     (left, bottom), (right, top) = charts.save_range_plot(
         tmp_path / "a.png", "PSNR (dB)", mean, mean - 1, mean + 1, context=36,
-        trivial={"black": mean - 3})
+        trivial={charts.TRIVIAL_LINE["label"]: mean - 3})
     (axes,) = figures[0].axes
     assert axes.lines[0].get_xdata().tolist() == list(range(37, 47))
     assert axes.lines[0].get_ydata().tolist() == mean.tolist()
     assert axes.lines[1].get_ydata().tolist() == (mean - 3).tolist()
     texts = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert texts == ["model", "black"]
+    assert texts == ["model", "best trivial predictor"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Frame", "PSNR (dB)")
     picture = imageio.imread(tmp_path / "a.png")[..., :3]
     rows, columns = np.nonzero((picture == (0, 114, 178)).all(-1))

@@ -121,17 +121,17 @@ def wrong(tensors, case):
         return "step is missing"
     if case == "one layer more":
         tensors["outer/dense_20/bias"] = np.zeros(4, np.float32)
-        return "no place for dense_20/bias"
+        return "no place for outer/dense_20/bias"
     if case == "another kind of layer":
         tensors["outer/lstm_cell/kernel"] = np.zeros([4, 4], np.float32)
-        return "no place for lstm_cell/kernel"
+        return "no place for outer/lstm_cell/kernel"
     if case == "another kind of variable":
         tensors["outer/batch_normalization/gamma"] = np.zeros(4, np.float32)
         return "no place for outer/batch_normalization/gamma"
     if case == "misshapen":
         name = next(name for name in tensors if name.endswith("gru_cell_1/bias"))
         tensors[name] = tensors[name].reshape(-1)
-        return "gru_cell_1/bias has the shape [30], not [2, 15]"
+        return f"{name} has the shape [30], not [2, 15]"
     tensors["a/dense_1/bias"] = tensors["b/dense_1/bias"] = np.zeros(4, np.float32)
     return "dense_1/bias is there twice: a/dense_1/bias and b/dense_1/bias"
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import charts
+import metrics
 import report
 
 CONTEXT, FRAMES, EXAMPLES, SAMPLES = 4, 12, 5, 3
@@ -102,7 +104,8 @@ def test_the_page_holds_every_frame_of_truth_and_samples(evaluation):
                 assert abs(frame.mean() - brightness) < 1.5
 
 
-def test_the_page_says_the_metrics_with_intervals_and_the_trivial_predictors(evaluation):
+def test_the_page_says_the_metrics_with_intervals_and_the_trivial_predictors(
+        evaluation, monkeypatch):
     text = (evaluation / "report.html").read_text()
     for words in ("PSNR (dB) ↑", "model, mean of 3 samples", "mean of the context", "[1.00, 1.50]",
                   "from frame 5 to 7: 3 of the frames 5 to 12", "so &lt;and&gt; so",
@@ -113,6 +116,10 @@ def test_the_page_says_the_metrics_with_intervals_and_the_trivial_predictors(eva
     values = np.load(evaluation / "metrics.npz")
     np.testing.assert_allclose(curve["model"], values["psnr"].mean((0, 1)), rtol=1e-3)
     drawn = base64.b64decode(curve["image"].split(",")[1]).decode()
+    monkeypatch.setattr(charts, "save_range_plot", lambda *arguments, **_: arguments)
+    *_, trivial = report.curve(metrics.METRICS["psnr"], values, CONTEXT)["corners"]
+    np.testing.assert_allclose(
+        trivial[report.TRIVIAL["black"]], values["psnr_black"].mean(0), rtol=1e-3)
     for words in ("Frame", "model", *report.TRIVIAL.values()):
         assert f">{words}</text>" in drawn
 

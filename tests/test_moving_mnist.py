@@ -184,6 +184,9 @@ class _Mnist:
     def __init__(self, name, data_dir):
         assert name == "mnist"
 
+    def is_prepared(self):
+        return True
+
     def download_and_prepare(self, download_config):
         pass
 
@@ -199,14 +202,21 @@ def test_without_files_mnist_is_that_of_tensorflow_datasets(config, monkeypatch)
     np.testing.assert_array_equal(data_loader.Sequences(config, 30).batch(2, 1)["video"][0], made)
 
 
-def test_a_download_that_fails_is_one_line(config, monkeypatch):
-    def fails(self, download_config):
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_download_that_fails_is_one_line(begun, config, monkeypatch):
+    def fails(*_, **__):
         raise requests.ConnectionError("no route to host")
 
     monkeypatch.setattr(tfds, "builder", _Mnist)
-    monkeypatch.setattr(_Mnist, "download_and_prepare", fails)
+    monkeypatch.setattr(_Mnist, "is_prepared", lambda self: False)
+    # TFDS tries for minutes, so it is not asked where nothing answers.
+    asked = []
+    monkeypatch.setattr(requests, "head", (lambda *_, **__: None) if begun else fails)
+    monkeypatch.setattr(_Mnist, "download_and_prepare",
+                        fails if begun else lambda *_, **__: asked.append(1))
     with pytest.raises(UserError, match="cannot download MNIST .*no route.*put its four files"):
         data_loader.Clips(config)
+    assert not asked
 
 
 def test_other_channels_are_refused_before_anything_is_made(config, tmp_path):

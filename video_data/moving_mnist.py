@@ -23,6 +23,7 @@ VERSION = "1"  # Increased when other videos are made than before.
 SPLITS = ("train", "val", "test")
 SIZES = {size: {"train": (number, 100), "val": (100, 400), "test": (100, 1000)}
          for size, number in (("full", 2000), ("large", 40000))}
+URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"  # where TensorFlow Datasets finds it
 SPEEDS = 2, 6  # pixels a frame
 PARTS = {"train": "train", "val": "train", "test": "t10k"}  # The files that a split's digits are in.
 VALIDATION = 1 / 6  # share of the training digits that are for validation: the last 10,000
@@ -144,6 +145,8 @@ def _download(data_root, home):
     try:
         builder = tfds.builder("mnist", data_dir=data_root if os.path.isdir(
             os.path.join(data_root, "mnist")) else home)
+        if not builder.is_prepared():
+            requests.head(URL, timeout=60)  # TFDS would try for minutes.
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except (requests.RequestException, tfds.download.DownloadError) as error:

@@ -35,7 +35,7 @@ def parse_flags():
     dreams = commands.add_parser("dream", help="one open-loop video of any length, as mp4")
     add_evaluation_flags(dreams, "open_loop_ctx", "use_obs")
     dreams.add_argument("--frames", type=whole_number("frames", 1), default=1000, metavar="N",
-                        help="how many frames to predict, any number (default: 1000)")
+                        help="frames to predict (default: 1000)")
     dreams.add_argument("--example", type=whole_number("example", 0), default=0, metavar="I",
                         help="number of the test video to begin with (default: 0)")
     return parser.parse_args()

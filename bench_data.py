@@ -35,7 +35,7 @@ LENGTH = 500  # frames of a video in the shape of MineRL's
 def bench_data(flags):
     """Measures how fast the loader is, and how fast video files are prepared. Prints a line for each."""
     if not hasattr(os, "posix_fadvise"):
-        raise tools.UserError("bench.py data empties the page cache, by a call that Linux alone has")
+        raise tools.UserError("run bench.py data on Linux: only there can it empty the page cache")
     num_videos, batch_size, seconds = flags.videos, flags.batch_size, flags.seconds
     with tempfile.TemporaryDirectory(prefix="bench_data_") as root:
         print(f"Preparing {num_videos} videos of {LENGTH} frames in {root}.", file=sys.stderr)

@@ -52,7 +52,7 @@ def check_value(field, value):
             raise UserError(f"{field.name}: missing; set it to one of {', '.join(limits['choices'])}")
     converted = [item for kind in kinds if (item := _convert(value, kind)) is not None]
     if not converted:
-        quotes = "; text that reads as something else stands in quotes" if str in kinds else ""
+        quotes = "; put text that looks like a number or a yes in quotes" if str in kinds else ""
         raise UserError(f"{field.name}: {show(value)} is not {' or '.join(map(KINDS.get, kinds))} "
                         f"(default: {field.default!r}){quotes}")
     for item in converted[0] if isinstance(converted[0], list) else converted[:1]:

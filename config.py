@@ -67,8 +67,8 @@ class Config:
                "a whole-number action becomes a column)", "model",
         choices=("onehot",))
     action_levels: str = _key(
-        "bottom", "which levels the actions condition: bottom as published; all, where a tick of an "
-                  "upper level sees the actions of all its frames", "model", choices=("bottom", "all"))
+        "bottom", "which levels see the actions: bottom, as published, or all; a tick of an upper "
+                  "level sees the actions of all its frames", "model", choices=("bottom", "all"))
     action_classes: int | None = _key(
         None, "how many values onehot actions have (null: 1 + the largest in the training data; the run "
               "keeps this number)", "model", min=1, max=2**16)
@@ -183,7 +183,7 @@ class Config:
                             "once at most; nearest: NTHWC")
         if self.name is not None and (
                 self.name in (".", "..") or "/" in self.name or len(self.name.encode()) > NAME_BYTES):
-            raise UserError(f"name: {show(self.name)} cannot name a folder: it is one word of at most "
+            raise UserError(f"name: {show(self.name)} cannot name a folder: give a name of at most "
                             f"{NAME_BYTES} bytes, without a slash")
         stride = self.strides[-1]
         if stride >= self.eval_seq_len and self.open_loop_ctx % stride:

@@ -18,8 +18,7 @@ from tools import UserError
 Rollout = collections.namedtuple("Rollout", "video levels")
 
 # The observed context. states: the last State of each level. posterior and prior: the states of level 0,
-# [B, ctx, Z + H]. The decoder makes a reconstruction of the posterior's, and of the prior's a prediction
-# one step ahead.
+# [B, ctx, Z + H]. Decoded, the posterior's reconstruct frames; the prior's predict them one step ahead.
 Context = collections.namedtuple("Context", "states posterior prior")
 
 

@@ -24,7 +24,7 @@ def read_config():
 
 
 if __name__ == "__main__":
-    # Importing TensorFlow takes seconds: a wrong flag is told before.
+    # A wrong flag ends the script here, because importing TensorFlow takes seconds.
     tools.run_script(read_config)
 
 import startup  # noqa: F401
@@ -93,7 +93,7 @@ class Clips:
 
     @functools.cached_property
     def fingerprint(self):
-        """What tells the training data from any other, whichever folder it is in."""
+        """A digest of the training data, the same in whichever folder it lies."""
         paths = prepare(self._config)
         return "-".join(store.fingerprint(paths[name], "train") for name in ("video", "actions")
                         if name in paths)

@@ -40,7 +40,7 @@ def choose_strategy(batch_size, devices=None):
     devices = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
     used = max((n for n in range(1, len(devices) + 1) if batch_size % n == 0), default=1)
     if used < len(devices):
-        print(f"{used} of {len(devices)} GPUs train: batch_size {batch_size} is no multiple of more. "
+        print(f"{used} of {len(devices)} GPUs train: more do not divide batch_size {batch_size}. "
               f"{_nearest_multiple(batch_size, len(devices))} would use all.")
     return tf.distribute.MirroredStrategy(devices[:used]) if used > 1 else tf.distribute.get_strategy()
 

@@ -73,7 +73,7 @@ class Logger:
 
     @contextlib.contextmanager
     def _events(self, split, step):
-        """What the context writes is of a step and goes into TensorBoard's file of a split."""
+        """In the context, summaries of a step go into TensorBoard's file of a split."""
         with self._writers[split].as_default(step):
             yield
         with writing(os.path.join(self._run_dir, split)):

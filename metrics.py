@@ -164,7 +164,7 @@ def walls(prediction, factors):
 
 
 def in_cells(revisited, scores, factors):
-    """The scores of frames whose cell the context has shown (or: has not), and NaN for the others."""
+    """The scores of frames whose cell the context has visited (or: not), and NaN for the others."""
     cells, shown = (tf.reshape(known["cell"], [*known["cell"].shape[:2], -1]) for known in factors)
     equal = tf.reduce_all(tf.equal(cells[:, :, None], shown[:, None]), -1)
     return tf.where(tf.reduce_any(equal, -1)[:, None] == revisited, scores, np.float32(np.nan))

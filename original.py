@@ -58,7 +58,7 @@ def restore(prefix, model):
         raise ValueError("step is missing, or is no number")
     variables = {f"{layer}/{variable.name}": variable
                  for layer, ours in layers(model).items() for variable in ours.trainable_variables}
-    # Messages name what the file has by the name that it has there.
+    # Messages then use the names that the file has.
     published.assign({names.get(key, key): variable for key, variable in variables.items()}, arrays)
     return int(step)
 

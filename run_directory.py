@@ -27,7 +27,7 @@ def claim_run_dir(config, fingerprint):
     """
     run_dir = config.run_dir
     if "[" in run_dir:
-        raise UserError(f"log_root: TensorFlow reads no checkpoint whose path has a [: {run_dir}")
+        raise UserError(f"log_root: name a path without [, since TensorFlow reads no other: {run_dir}")
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(run_dir, exist_ok=True)

@@ -54,7 +54,7 @@ def find_checkpoint(model_dir):
     if not prefixes:
         raise UserError(f"model-dir: no checkpoint in {directory}")
     if "[" in directory:
-        raise UserError(f"model-dir: TensorFlow reads no checkpoint whose path has a [: {directory}")
+        raise UserError(f"model-dir: rename the path, since TensorFlow reads none with a [: {directory}")
     return run_dir, prefixes[0]
 
 

@@ -42,7 +42,7 @@ from validation import GIF_EXAMPLES, Means, Validation
 
 FEW_CLIPS = 100
 SHORTEST_INTERVAL = 50  # steps between two validations of a short run
-SIGNALS_EVERY = 10  # steps between two times that several workers tell each other of signals
+SIGNALS_EVERY = 10  # steps after which several workers tell each other of signals
 
 
 def main():

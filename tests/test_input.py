@@ -141,7 +141,7 @@ def test_paths_of_any_kind_hold_data_runs_and_configs(path, workplace, tmp_path,
 
 
 @pytest.mark.parametrize("flags, says", [
-    (["--log-root", "a[1]"], "TensorFlow reads no checkpoint whose path has a [: a[1]"),
+    (["--log-root", "a[1]"], "name a path without [, since TensorFlow reads no other: a[1]"),
     (["--log-root", "x" * 300], "File name too long"),
     (["--data-root", "x" * 300], "File name too long"),
     (["--log-root", ""], "log_root: '' is empty"), (["--data-root", ""], "data_root: '' is empty"),

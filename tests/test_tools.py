@@ -120,7 +120,7 @@ def test_strides_are_products_of_factors():
     (dict(data_root=""), "data_root: '' is empty"),
     (dict(log_root="a\nb"), "log_root: 'a\\nb' is empty or holds a control character"),
     (dict(name="a\x7f"), "holds a control character"),
-    (dict(log_root=20240101), "stands in quotes"),
+    (dict(log_root=20240101), "put text that looks like a number or a yes in quotes"),
     (dict(log_root=datetime.date(2024, 1, 1)), "log_root: datetime.date(2024, 1, 1) is not a word"),
     (dict(batch_size=10**400), "batch_size: 1000000000000000000000000000000000000000...0000"),
     (dict(lr=10**400), "lr: 1000"),

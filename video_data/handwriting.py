@@ -24,7 +24,7 @@ WEIGHTS = os.path.join(os.path.dirname(__file__), "handwriting.npz")
 PAIRS = np.array(list(itertools.combinations_with_replacement(range(DIGITS), 2)))  # in no order
 FAINTEST = 64  # If no pixel of a frame is as bright, nothing is read.
 READ_AT_ONCE = 500  # frames
-BLURS = 0, 1.5  # standard deviation in pixels of what it learns to read, from and to
+BLURS = 0, 1.5  # least and greatest blur that it learns to read, in pixels
 BRIGHTNESS = 0.4, 1.0
 STEPS, BATCH, LEARNING_RATE = 5000, 128, 2e-3
 

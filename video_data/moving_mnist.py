@@ -93,7 +93,7 @@ def read_mnist(data_root, home=None):
     for part, kind in itertools.product(("train", "t10k"), TYPES):
         if (part, kind) not in found:
             raise UserError(f"data_root: {data_root} has some of MNIST's files but not "
-                            f"{part}-{kind}-idx{TYPES[kind]}-ubyte")
+                            f"{part}-{kind}-idx{TYPES[kind]}-ubyte; add it")
     read = {}
     for part in ("train", "t10k"):
         images, labels = (_read_idx(found[part, kind], TYPES[kind]) for kind in TYPES)

@@ -139,19 +139,6 @@ def test_the_wall_of_a_frame_is_what_rays_hit():
     assert one > 15
 
 
-@pytest.mark.parametrize(("shape", "size"), [((120, 160), 64), ((120, 160), 32), ((240, 320), 128)])
-def test_a_frame_is_reduced_by_area(shape, size):
-    frame = np.random.default_rng(0).integers(0, 256, [*shape, 3], np.uint8)
-    reduced = doom_mazes.reduce(frame, size)
-    middle = frame[:, (shape[1] - shape[0]) // 2 :][:, : shape[0]]
-    parts = np.lcm(shape[0], size) // shape[0]
-    finer = middle.repeat(parts, 0).repeat(parts, 1).reshape(
-        size, -1, size, parts * shape[0] // size, 3)
-    assert reduced.dtype == np.uint8
-    assert np.abs(reduced - finer.mean((1, 3))).max() <= 0.5 + 1e-6
-    assert (doom_mazes.reduce(np.full_like(frame, 77), size) == 77).all()
-
-
 # ----------------------------------------------------------------------------------- the engine
 
 needs_engine = pytest.mark.skipif(

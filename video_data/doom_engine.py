@@ -2,8 +2,8 @@
 
     doom_engine.render([("train", 0, 200), ...], 64, processes=2)
 
-yields frames. As a script, this module is one of the processes. It imports only NumPy and ViZDoom, and
-works in a temporary folder, since the engine writes files. It ends when its parent ends or is killed.
+yields frames. As a script, this module is one of the processes. It works in a temporary folder, since
+the engine writes files, and imports no TensorFlow. It ends when its parent ends or is killed.
 """
 
 import contextlib
@@ -23,11 +23,10 @@ from multiprocessing.connection import Connection, wait
 
 import numpy as np
 
-if __name__ == "__main__":
-    import doom_mazes  # As a script, this file sees only the modules beside it.
-else:
-    from tools import UserError, cores
-    from video_data import doom_mazes
+from tools import UserError, cores
+from video_data import doom_mazes
+from video_data.convert import convert
+from video_data.frames import Form
 
 AT_ONCE = 20  # videos a process renders before it starts a new engine
 PATIENCE = 5  # seconds that a process has to end by itself
@@ -95,10 +94,11 @@ def render(wanted, size, processes, alike=False):
 def _worker():
     """A subprocess.Popen that renders, and ends with the context."""
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     with (tempfile.TemporaryDirectory(prefix="doom_mazes_", ignore_cleanup_errors=True) as folder,
-          subprocess.Popen([sys.executable, os.path.abspath(__file__)], cwd=folder, env=environment,
-                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-                           ) as worker):
+          subprocess.Popen([sys.executable, "-m", "video_data.doom_engine"], cwd=folder,
+                           env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                           start_new_session=True) as worker):
         try:
             yield worker
         finally:
@@ -189,7 +189,8 @@ def _render(walks, size, alike):
             game.set_doom_map(f"MAP{number:02d}")
             game.new_episode()
             frames = _frames(game, doom_mazes.walk(split, index, length))
-            yield split, index, np.stack([doom_mazes.reduce(frame, size) for frame in frames])
+            yield split, index, np.concatenate([
+                convert(frame[None], Form(size)) for frame in frames])
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ beside it, goes there, and picks the next: rarely the one that it came from.
 This module needs only NumPy; doom_engine.py renders the frames.
 """
 
-import functools
 import typing
 
 import numpy as np
@@ -241,24 +240,3 @@ def _eye_colours(frames):
     """The mean colour at the height of the eyes, [N, 3]."""
     top, bottom = (int(share * frames.shape[1]) for share in EYES)
     return frames[:, top:bottom].mean((1, 2))
-
-
-@functools.cache
-def _shares(size, reduced):
-    """The share of each source pixel in each target pixel, float32 [reduced, size]; the sum of a row.
-
-    The shares are whole numbers, so means by area are exact, and equal on every machine.
-    """
-    unit = np.lcm(size, reduced) // size  # parts that a source pixel is divided into
-    rows = np.repeat(np.eye(size, dtype=np.float32), unit, 0).reshape(reduced, -1, size).sum(1)
-    return rows, int(rows[0].sum())
-
-
-def reduce(frame, size):
-    """The square in the middle of a frame, uint8 [H, W, 3], reduced by area: uint8 [size, size, 3]."""
-    height, width, _ = frame.shape
-    left = (width - height) // 2
-    shares, total = _shares(height, size)
-    square = frame[:, left : left + height].astype(np.float32).transpose(2, 0, 1)
-    sums = (shares @ square @ shares.T).astype(np.int64)
-    return ((sums + total**2 // 2) // total**2).astype(np.uint8).transpose(1, 2, 0)

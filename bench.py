@@ -145,7 +145,7 @@ def training_parts(config):
     def encode():
         return tf.add_n([tf.reduce_sum(e) for e in model.encoder(to_float(video))])
 
-    def unroll(states=None):
+    def unroll():
         levels = model.unroll(frames, model.initial_states(batch), noise, embeddings)
         return tf.add_n([tf.reduce_sum(state_vector(level)) + tf.reduce_sum(
             level.posterior.kl(level.prior)) for level in levels])

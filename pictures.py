@@ -143,9 +143,6 @@ def prediction_gif_frames(truth, prediction, context):
     """
     truth, prediction = to_uint8(truth), to_uint8(prediction)
     prediction = np.concatenate([truth[:context], prediction])
-    if len(prediction) != len(truth):
-        raise ValueError(f"{len(truth) - context} frames follow the context, "
-                         f"{len(prediction) - context} are predicted")
     sides = [bordered(video, context, scale=2, border=3) for video in (truth, prediction)]
     return _stack(sides, axis=2, separator=6, gap=255)
 

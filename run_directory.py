@@ -91,7 +91,7 @@ def _check_data(config, fingerprint):
 
 def _remove_leftovers(run_dir):
     """Removes half-written files of processes that were killed. The caller holds the lock."""
-    for pattern in ("*.part", "model*/*.part", "model*/*_temp*", "model*/checkpoint.tmp*"):
+    for pattern in ("*.part", "model*/*.part", "model*/*_temp*"):
         for path in glob.glob(os.path.join(glob.escape(run_dir), pattern)):
             if os.path.isfile(path):
                 os.remove(path)

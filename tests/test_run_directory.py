@@ -65,7 +65,7 @@ def test_what_a_killed_trainer_left_is_cleaned(tmp_path):
     whole = {"code.json", "config.yml", "data.json", "lock", "eval_1.part", "model"}
     for folder in ("model/ckpt-7_temp", "model_5/ckpt-5_temp", "eval_1.part"):
         (run / folder).mkdir(parents=True)
-    for file in ("config.yml.12.part", "model/checkpoint.tmp3", "model/checkpoint.7.part"):
+    for file in ("config.yml.12.part", "model/checkpoint.7.part"):
         (run / file).touch()
     claim(config)
     assert set(os.listdir(run)) == whole | {"model_5"}

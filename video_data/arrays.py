@@ -104,7 +104,7 @@ class _Packed:
 # ------------------------------------------------------------------------------- which are videos
 
 
-def choose(arrays, path, several, within=(), axes=None):
+def choose(arrays, several, within=(), axes=None):
     """Names the arrays that are videos. Raises Broken where there are none, or too many.
 
     With `within`, these are the arrays that match one of its patterns. Without, they are those named

@@ -61,7 +61,7 @@ def _of_file(file, axes):
         magic = b"" if file.pictures else _beginning(path)
         if magic.startswith(MAGIC) and not magic.startswith(b"\x93NUMPY"):
             with arrays.opened(path, magic, _Patient, None) as found:
-                chosen = arrays.choose(found, path, magic.startswith(b"\x89HDF"), file.within, axes)
+                chosen = arrays.choose(found, magic.startswith(b"\x89HDF"), file.within, axes)
                 groups = {name.rpartition("/")[0] for name in chosen}
                 _name_alike(sorted({name.rpartition("/")[2] for name in found
                                     if name.rpartition("/")[0] in groups}), path)

@@ -27,7 +27,7 @@ def estimate_frames(request, magic):
         return images.count_pages(request.path)
     count = 0
     with arrays.opened(request.path, magic, None, None) as found:
-        for name in arrays.choose(found, request.path, True, request.within, request.axes):
+        for name in arrays.choose(found, True, request.within, request.axes):
             if not isinstance(found[name], Broken):
                 order = arrays.layout(found[name].shape, request.path, request.axes)
                 sizes = dict(zip(order, found[name].shape, strict=True))
@@ -82,7 +82,7 @@ def _read_pages(request, magic, beside, sink):
 def _read_arrays(found, several, request, sink):
     """Reads the videos of a file of arrays. It leaves out those of several that cannot be read."""
     videos, left_out = [], {}
-    chosen = arrays.choose(found, request.path, several, request.within, request.axes)
+    chosen = arrays.choose(found, several, request.within, request.axes)
     for name in chosen:
         part = f":{name}" if len(chosen) > 1 or request.within else ""
         try:

@@ -10,7 +10,7 @@ import startup
 from cwvae import in_chunks, last_state, state_vector
 from pixels import to_uint8
 from predictor import DECODED_AT_ONCE, Predictor, noise_of_videos, seeds_of_videos
-from video_data import folder, videos
+from video_data import files, folder, videos
 
 OBSERVED_AT_ONCE = 100  # frames, about: bounds the memory of long videos
 
@@ -138,7 +138,9 @@ class VideoModel:
         if not os.path.exists(path):
             raise ValueError(f"video: there is nothing at {path}")
         try:
-            frames, found = videos.read(path, folder.form_of(config), axes=config.axes)
+            frames, found = videos.read(
+                path, folder.form_of(config), axes=config.axes, keep_partial=config.keep_partial,
+                within=files.single(path, folder.patterns_of(config)).within)
         except videos.Broken as error:
             raise ValueError(f"video: {path}: {error}") from None
         if len(found) > 1:

@@ -210,3 +210,19 @@ def test_whole_numbers_become_one_hot(actions, refused, tmp_path):
             raise ValueError(video.refused)
     else:
         np.testing.assert_array_equal(video.actions, np.eye(3)[[0, 2, 1, 0, 2, 2]])
+
+
+def test_a_bad_video_of_an_array_is_left_out_alone(tmp_path):
+    array = numbered(4, 5).astype(np.float32) / 255
+    array[1, 3, 2, 2] = np.nan
+    np.save(tmp_path / "a.npy", array)
+    frames, found, left_out = read(tmp_path / "a.npy", axes="NTHW")
+    assert [video.part for video in found] == ["[0]", "[2]", "[3]"]
+    assert list(left_out) == ["[1]"] and "not finite" in left_out["[1]"]
+    np.testing.assert_array_equal(frames.reshape(3, 5, 64, 64), numbered(4, 5)[[0, 2, 3]])
+
+
+def test_a_lone_factor_is_no_video(tmp_path):
+    np.savez(tmp_path / "a.npz", position=np.zeros([12, 8, 8]))
+    with pytest.raises(videos.Broken, match="none of them is a video"):
+        read(tmp_path / "a.npz")

@@ -120,6 +120,18 @@ def test_factors_of_several_videos_need_a_row_for_each(root):
         opened(root, channels=3)
 
 
+def test_an_array_that_gave_no_video_does_not_hide_the_factors_of_others(root):
+    with h5py.File(root / "test" / "d.h5", "w") as file:
+        for demo, length in enumerate([FRAMES, 0, FRAMES]):
+            file[f"demo_{demo}/rgb"] = np.zeros([length, 16, 16, 3], np.uint8)
+            file[f"demo_{demo}/turns"] = np.zeros([length, 3, 3])
+            file[f"demo_{demo}/region"] = np.full(length, demo)
+    batch = opened(root, files=["*.npz", "*.h5:*/rgb"]).batch(0, 9)
+    assert batch["region"][:, 0].tolist() == [0, 2]
+    batch = opened(root).batch(0, 9)  # Rotations are no videos, and no obstacle.
+    assert batch["region"][:, 0].tolist() == [0, 2]
+
+
 def test_names_that_look_like_mistakes_are_told(root, capsys):
     write(root / "test" / "a.npz", cells=np.zeros([10, 2]), postion=np.zeros(10), reward=np.zeros(10))
     assert set(opened(root).batch(0, 1)) == {"video"}

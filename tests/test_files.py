@@ -9,6 +9,7 @@ from PIL import Image
 
 from tools import UserError
 from video_data import files
+from video_data.frames import Broken
 
 
 def touch(root, *names):
@@ -170,4 +171,45 @@ def test_lists_are_splits_a_whole_line_each(tmp_path):
     with pytest.raises(UserError, match="has train.txt, but no test.txt that names videos"):
         names(tmp_path)
     (tmp_path / "train.txt").write_text("These are no names.\n")
-    assert files.find(str(tmp_path)).split_of is None
+    listing = files.find(str(tmp_path))
+    assert listing.split_of is None
+    assert listing.unread == {"lists of splits that name no video (train.txt: These are no names.)": 1}
+    (tmp_path / "train.txt").write_text("a b.mp4\n", encoding="utf-8-sig")  # as Windows writes it
+    (tmp_path / "test.txt").write_text("d.mp4\n")
+    listing = files.find(str(tmp_path))
+    assert listing.split_of == {"a b.mp4": "train", "d.mp4": "test"}
+    assert listing.unread == {"videos outside of the splits": 3}
+
+
+def test_folders_of_splits_may_link_to_what_lies_beside_them(tmp_path):
+    touch(tmp_path, "all/a.mp4", "all/walk/b.mp4", "train/c.mp4", "test/d.mp4")
+    (tmp_path / "train" / "walk").symlink_to("../all/walk")
+    listing = files.find(str(tmp_path))
+    assert list(listing.videos) == ["train/c.mp4", "train/walk/b.mp4", "test/d.mp4"]
+    assert listing.unread == {"videos outside of the splits": 1}
+
+
+def test_patterns_pick_arrays_that_have_a_preview_of_the_same_name(tmp_path):
+    touch(tmp_path, "1.npz", "1.gif", "2.npz", "2.gif")
+    assert names(tmp_path) == ["1.gif", "2.gif"]  # whose actions are in the npz files
+    assert names(tmp_path, "*.npz") == names(tmp_path, "!*.gif") == ["1.npz", "2.npz"]
+
+
+def test_the_folder_of_videos_may_hold_logs_and_caches_itself(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    assert names(tmp_path, not_below=[str(tmp_path)]) == ["a.mp4", "b.mp4"]
+
+
+def test_a_folder_of_pictures_is_read_alone_as_in_training(tmp_path):
+    images(tmp_path, "one/f_1.png", "one/f_2.png", "one/._f_1.png", "one/._f_2.png", "two/f_1.png",
+           "two/f_2.png", "two/depth_1.png", "two/depth_2.png")
+    found = files.find(str(tmp_path)).videos
+    assert files.pictures_of(str(tmp_path / "one")) == found["one"].pictures
+    with pytest.raises(Broken, match=r"holds 2 series of pictures: depth_\*.png, f_\*.png"):
+        files.pictures_of(str(tmp_path / "two"))
+
+
+def test_a_single_file_takes_the_patterns_of_arrays_that_are_for_its_name():
+    patterns = ("sub/*.h5:*/rgb", "*.npz:video", "!*_gt/*")
+    assert files.single("elsewhere/d0.h5", patterns) == files.File("elsewhere/d0.h5", (), ("*/rgb",))
+    assert files.single("a.mp4", patterns).within == ()

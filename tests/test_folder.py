@@ -251,6 +251,18 @@ def test_folders_are_splits_and_val_is_one_where_it_is(tmp_path):
 # --------------------------------------------------------------------------------- the store that grows
 
 
+def test_lists_that_come_or_change_take_effect_without_reading_again(tmp_path, readings):
+    fill(tmp_path, [12] * 6)
+    assert sum(map(len, splits(tmp_path).values())) == len(readings) == 6
+    listed = {"train": ["00.npy", "01.npy", "02.npy"], "test": ["03.npy", "04.npy", "05.npy"]}
+    for moved in (0, 1):
+        listed["test"] += [listed["train"].pop() for _ in range(moved)]
+        for split, names in listed.items():
+            (tmp_path / f"{split}.txt").write_text("\n".join(names))
+        assert splits(tmp_path) == {split: sorted(names) for split, names in listed.items()}
+    assert len(readings) == 6
+
+
 def test_only_the_new_files_of_a_folder_that_grew_are_read(tmp_path, readings, capfd):
     root = folder_of(tmp_path, [12, 12])
     config = config_for(root)

@@ -511,12 +511,17 @@ def test_an_animation_shows_the_truth_above_what_each_predicts(
         run_plot(monkeypatch, *runs, *flags, "--frames", 0)
 
 
-def test_the_table_at_equal_size_follows_from_the_scores_that_are_kept():
+@pytest.mark.parametrize("kept, names, labels, spans", [
+    ("levels_matched", ("levels_1_matched", "levels_1", "levels_2", "levels_3"),
+     ["levels: 1, 150 units", "levels: 1, 50 units", "levels: 2", "levels: 3"],
+     [(1, 16), (97, 104), (201, 208), (297, 304), (953, 960)]),
+    ("mazes_levels", ("mazes_levels_1", "mazes_levels_2", "mazes_levels_3"),
+     ["one level of 610 units", "two levels", "three levels"],
+     [(1, 8), (9, 16), (17, 32), (33, 64), (65, 436)])])
+def test_tables_at_equal_size_follow_from_the_scores_that_are_kept(kept, names, labels, spans):
     results = ROOT / "results"
     curves = evaluations.group_seeds([
-        evaluations.read_result(str(run)) for name in ("1_matched", "1", "2", "3")
-        for run in sorted((results / "levels_matched").glob(f"levels_{name}_seed_*"))])
-    labels = ["levels: 1, 150 units", "levels: 1, 50 units", "levels: 2", "levels: 3"]
-    spans = [(1, 16), (97, 104), (201, 208), (297, 304), (953, 960)]
-    with open(results / "levels_matched.csv", newline="") as file:
+        evaluations.read_result(str(run)) for name in names
+        for run in sorted((results / kept).glob(f"{name}_seed_*"))])
+    with open(results / f"{kept}.csv", newline="") as file:
         assert list(csv.reader(file)) == list(comparison.all_rows(curves, labels, spans))

@@ -315,13 +315,16 @@ def test_a_folder_of_images_is_a_video_in_the_order_of_numbers(ending, tmp_path)
 
 def test_images_of_many_modes(tmp_path):
     grey = twins.movie(0, 1)[0, :, :, 0]
-    (tmp_path / "a").mkdir()
+    for name in "ab":
+        (tmp_path / name).mkdir()
     Image.fromarray(grey).save(tmp_path / "a" / "1.png")
     Image.fromarray(grey).convert("RGB").quantize(256).save(tmp_path / "a" / "2.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a" / "3.png")
-    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "a" / "4.tif")
-    Image.fromarray(grey).convert("CMYK").save(tmp_path / "a" / "5.tif")
-    assert np.abs(read(tmp_path / "a", channels=1)[..., 0].astype(int) - grey).max() <= 2
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "b" / "4.tif")
+    Image.fromarray(grey).convert("CMYK").save(tmp_path / "b" / "5.tif")
+    for name, count in (("a", 3), ("b", 2)):
+        frames = read(tmp_path / name, channels=1)[..., 0].astype(int)
+        assert len(frames) == count and np.abs(frames - grey).max() <= 2
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):

@@ -117,7 +117,7 @@ def choose(arrays, several, within=(), axes=None):
         if not chosen:
             raise Broken(f"holds {_listed(arrays)}; files: {', '.join(within)} matches none of them")
         return chosen
-    if len(arrays) == 1 and last[next(iter(arrays))] not in KEYS:
+    if len(arrays) == 1 and last[next(iter(arrays))] not in (*KEYS, *FACTORS):
         return list(arrays)
     large = [name for name, array in arrays.items() if last[name] not in (*KEYS, *FACTORS)
              and (isinstance(array, Broken) or (

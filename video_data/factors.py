@@ -65,8 +65,8 @@ def _of_file(file, axes):
                 groups = {name.rpartition("/")[0] for name in chosen}
                 _name_alike(sorted({name.rpartition("/")[2] for name in found
                                     if name.rpartition("/")[0] in groups}), path)
-                return {name: _of_array(found, name, path, axes) for name in chosen
-                        if not isinstance(found[name], Broken)}
+                orders = {name: _order(found[name], path, axes) for name in chosen}
+                return {name: _of_array(found, name, order) for name, order in orders.items() if order}
         path = npz_beside(path)
         if file.pictures or path == file.path or not os.path.exists(path):
             return {}
@@ -88,10 +88,19 @@ def _beginning(path):
         return file.read(16)
 
 
-def _of_array(found, name, path, axes):
+def _order(array, path, axes):
+    """The axes of an array, as arrays.layout returns them; None for one that is no video."""
+    if isinstance(array, Broken) or array.shape is None:
+        return None
+    try:
+        return arrays.layout(array.shape, path, axes)
+    except Broken:
+        return None  # Preparing has said why.
+
+
+def _of_array(found, name, order):
     """The factors of an array, {factor: (values, videos)}. found: the arrays in its file."""
-    order, shape = arrays.layout(found[name].shape, path, axes), found[name].shape
-    count = shape[order.index("N")] if "N" in order else None
+    count = found[name].shape[order.index("N")] if "N" in order else None
     near = {factor: arrays.nearest(found, name, [factor]) for factor in FACTORS}
     return {factor: (values, count) for factor, values in near.items() if values is not None}
 

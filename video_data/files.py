@@ -10,6 +10,7 @@ import typing
 import numpy as np
 
 from tools import UserError
+from video_data.frames import Broken
 from video_data.timing import ACTIONS, npz_beside
 
 ENCODED = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
@@ -93,8 +94,11 @@ def by_number(name):
 
 
 def pictures_of(folder):
-    """The pictures of a folder that is one video, in their order."""
-    return next(iter(_series(folder, sorted(os.listdir(folder))).values()), ())
+    """The pictures of a folder that is one video, in their order. Raises Broken if it holds several."""
+    series = _series(folder, sorted(name for name in os.listdir(folder) if not name.startswith(".")))
+    if len(series) > 1:
+        raise Broken(f"holds {len(series)} series of pictures: {', '.join(map(shown, series))}")
+    return next(iter(series.values()), ())
 
 
 def _series(folder, names):
@@ -192,22 +196,26 @@ def find(root, patterns=(), not_below=()):
     for parent, folders, names in os.walk(root, followlinks=True, onerror=cannot_be_listed):
         status = os.stat(parent)
         own = any(files <= {*names, *folders} for files in OWN)
-        # The user may name a folder that this project wrote as data_root.
-        written = own and parent != root or os.path.realpath(parent) in not_below
+        # The user may name a folder that this project wrote, or log_root, as data_root.
+        written = parent != root and (own or os.path.realpath(parent) in not_below)
         if written and "rows" not in names:  # Prepared frames need no mention.
             listing.own.append(os.path.relpath(parent, root))
         if (status.st_dev, status.st_ino) in seen or written:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # Folders of splits come first, since they may link to what lies beside them.
+        folders[:] = sorted((name for name in folders if not name.startswith(".")),
+                            key=lambda name: (name.lower() not in SPLIT_NAMES, name))
         other += _of_folder(root, parent, sorted(names), patterns, listing)
     ordered = dict(sorted(listing.videos.items(), key=lambda item: by_number(item[0])))
-    split_of = _split_by_list(root, ordered) or _split_by_folder(root, ordered)
+    split_of = _split_by_list(root, ordered, listing) or _split_by_folder(root, ordered)
     listing.unread.update(os.path.splitext(name)[1].lower() or "no ending" for name in other)
     if not ordered and patterns:
         raise UserError(f"files: {', '.join(patterns)} fits no video in {root}")
     if split_of is not None:
+        if outside := len(ordered.keys() - split_of.keys()):
+            listing.unread["videos outside of the splits"] += outside
         ordered = {name: file for split in SPLITS for name, file in ordered.items()
                    if split_of.get(name) == split}
     return listing._replace(videos=ordered, split_of=split_of)
@@ -221,8 +229,10 @@ def _of_folder(root, parent, names, patterns, listing):
     pictures = {os.path.basename(path) for paths in series.values() for path in paths}
     found = [name for name in names if name not in pictures and (
         name in stacks or is_video(name) and not is_still(os.path.join(parent, name)))]
-    encoded = [name for name in found if name.lower().endswith(ENCODED)]
-    beside = {os.path.basename(npz_beside(name)) for name in encoded}  # They hold actions.
+    wanted = {name: _wanted(os.path.relpath(os.path.join(parent, name), root), patterns)
+              for name in found}
+    encoded = [name for name in found if name.lower().endswith(ENCODED) and wanted[name][0]]
+    beside = {os.path.basename(npz_beside(name)) for name in (*encoded, *stacks)}  # They hold actions.
     found = [name for name in found if name not in beside]
     other = [name for name in names if name not in pictures and name not in found
              and name not in beside and not name.lower().endswith(ACTIONS)
@@ -231,10 +241,10 @@ def _of_folder(root, parent, names, patterns, listing):
         listing.unread["images beside video files"] += len(pictures)
         series = {}
     for name in found:
-        relative = os.path.relpath(os.path.join(parent, name), root)
-        wanted, within = _wanted(relative, patterns)
-        if wanted:
-            listing.videos[relative] = File(os.path.join(parent, name), (), within)
+        fits, within = wanted[name]
+        if fits:
+            path = os.path.join(parent, name)
+            listing.videos[os.path.relpath(path, root)] = File(path, (), within)
     for pattern, paths in series.items():
         paths = tuple(path for path in paths if _wanted(os.path.relpath(path, root), patterns)[0])
         if len(paths) > 1:
@@ -262,6 +272,14 @@ def _wanted(path, patterns):
     return whole, tuple(within)
 
 
+def single(path, patterns):
+    """The File at a path, with those of the patterns of arrays that are for files of its name."""
+    name = os.path.basename(path)
+    return File(path, (), _wanted(name, [
+        os.path.basename(outer) + colon + inner for outer, colon, inner in (
+            pattern.partition(":") for pattern in patterns)])[1])
+
+
 # ------------------------------------------------------------------------------------------ splits
 
 
@@ -270,16 +288,16 @@ def _split_of_list(name):
     return SPLIT_NAMES.get(stem) if ending == LIST else None
 
 
-def _split_by_list(root, videos):
+def _split_by_list(root, videos, listing):
     """The split of each video by train.txt, test.txt and val.txt, which hold one name a line.
 
-    None where no line names a video. Raises UserError where only some lines do, where the lists of two
-    splits name the same video, or where there is none to train or to test on.
+    None where no line names a video; the listing then says so. Raises UserError where only some lines
+    do, where the lists of two splits name the same video, or where there is none to train or test on.
     """
     lists = {name: _split_of_list(name) for name in os.listdir(root) if _split_of_list(name)}
     split_of, missing = {}, []
     for file, split in sorted(lists.items()):
-        with open(os.path.join(root, file), errors="surrogateescape") as opened:
+        with open(os.path.join(root, file), encoding="utf-8-sig", errors="surrogateescape") as opened:
             for line in filter(None, opened.read().split("\n")):
                 name = os.path.normpath(line.rstrip("\r"))
                 if name not in videos:
@@ -288,6 +306,8 @@ def _split_by_list(root, videos):
                     raise UserError(f"data_root: {shown(name)} is in the lists of both {split_of[name]} "
                                     f"and {split}")
     if not split_of:
+        if missing:
+            listing.unread[f"lists of splits that name no video ({missing[0]})"] += len(lists)
         return None
     if missing:
         raise UserError(f"data_root: the lists in {root} name {len(missing)} files that are no videos "

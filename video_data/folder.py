@@ -27,7 +27,7 @@ def prepare(config):
     """
     listing, path = listing_of(config), store_path(config)
     keys = {name: f"{name}\n{_stamp(file, config)}" for name, file in listing.videos.items()}
-    current = _digest("\n".join(keys.values()))
+    current = _source(listing, keys)
     paths = {"video": path} | ({"actions": _actions_path(config)} if config.actions else {})
 
     def is_current():
@@ -47,16 +47,21 @@ def prepare(config):
 
 def listing_of(config):
     """The files.Listing of a config's folder. Raises UserError if it cannot hold two videos."""
-    root, patterns = config.data_root, config.files or ()
+    root, patterns = config.data_root, patterns_of(config)
     if not os.path.isdir(root):
         raise UserError(f"data_root: there is no folder {root!r}")
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     own = [os.path.expanduser(path) for path in (config.log_root, config.cache_root) if path]
     listing = files.find(root, patterns, own)
     arrays = [name for name in listing.videos if name.lower().endswith(files.ARRAYS)]
     if len(listing.videos) < 2 and not arrays:
         raise _too_few(root)
     return listing
+
+
+def patterns_of(config):
+    """The patterns of the key `files`, a tuple."""
+    patterns = config.files or ()
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _too_few(root):
@@ -103,6 +108,13 @@ def _stamp(file, config):
             name = os.path.basename(path)
             digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace"))
     return digest.hexdigest()
+
+
+def _source(listing, keys, without=()):
+    """A digest of the files with these keys, but for some, and of the splits that the user gives."""
+    split_of = listing.split_of or {}
+    return _digest("\n".join(f"{split_of.get(name, '')} {key}" for name, key in keys.items()
+                             if name not in without))
 
 
 def _digest(text):
@@ -167,7 +179,7 @@ def _build(config, listing, keys):
             if not pieces[split]:
                 raise _nothing_to(split, config.data_root, listing, keys, frames, failed)
         # A file that the system failed to read is left out here, so the next start tries it again.
-        source = _digest("\n".join(key for name, key in keys.items() if name not in failed))
+        source = _source(listing, keys, failed)
         given = {split: [(key, actions.pieces[key]["names"].index(name)) for key, index in of_split
                          if (name := frames.pieces[key]["names"][index]) in actions.pieces[key]["names"]]
                  for split, of_split in pieces.items()}

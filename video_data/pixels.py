@@ -1,5 +1,7 @@
 """Reads video that needs no decoder: pictures, arrays, and files of several pictures."""
 
+import contextlib
+
 import numpy as np
 
 from tools import OF_THE_MACHINE
@@ -83,26 +85,34 @@ def _read_arrays(found, several, request, sink):
     """Reads the videos of a file of arrays. It leaves out those of several that cannot be read."""
     videos, left_out = [], {}
     chosen = arrays.choose(found, several, request.within, request.axes)
-    for name in chosen:
-        part = f":{name}" if len(chosen) > 1 or request.within else ""
+
+    @contextlib.contextmanager
+    def leaving_out(part):
         try:
-            if isinstance(found[name], Broken):
-                raise found[name]
-            for video in _read_array(name, part, found, request, sink):
-                videos.append(video)
+            yield
         except (Broken, OSError, *UNREADABLE) as error:
             if getattr(error, "errno", None) in OF_THE_MACHINE or getattr(error, "again", False):
                 raise
             sink.cut(sum(video.length for video in videos))
             left_out[part] = str(error) or type(error).__name__
+
+    for name in chosen:
+        part, held = f":{name}" if len(chosen) > 1 or request.within else "", []
+        with leaving_out(part):
+            held = _videos_of(name, part, found, request)
+        for part, blocks, actions in held:
+            with leaving_out(part):
+                videos.append(_written(part, blocks, actions, request, sink))
     if not videos:
         raise Broken(next(iter(left_out.values())))
     return videos, left_out
 
 
-def _read_array(name, part, found, request, sink):
-    """Yields the videos of one array."""
+def _videos_of(name, part, found, request):
+    """The videos of one array, a list of (its part of the file, its blocks of frames, its actions)."""
     array = found[name]
+    if isinstance(array, Broken):
+        raise array
     if array.shape is None:
         raise Broken("is empty")
     order = arrays.layout(array.shape, request.path, request.axes)
@@ -111,12 +121,10 @@ def _read_array(name, part, found, request, sink):
     if actions is None:
         actions = actions_beside(request.path)
     if "N" not in order:
-        yield _written(part, arrays.blocks(array, order, None), actions, request, sink)
-        return
+        return [(part, arrays.blocks(array, order, None), actions)]
     count, length = (array.shape[order.index(letter)] for letter in "NT")
-    for number in range(count):
-        yield _written(f"{part}[{number}]", arrays.blocks(array, order, number),
-                       _of_video(actions, number, count, length), request, sink)
+    return [(f"{part}[{number}]", arrays.blocks(array, order, number),
+             _of_video(actions, number, count, length)) for number in range(count)]
 
 
 def _of_video(actions, number, count, length):

@@ -18,13 +18,14 @@ def open_as(config, split):
     is `train`.
     """
     path = config.data_root
-    if not (files.is_video(path) and os.path.isfile(path)):
+    if not ((files.is_video(path) or files.is_stack(path)) and os.path.isfile(path)):
         raise UserError(f"data_root: {path} is neither a folder nor a video file "
                         f"({', '.join(files.ENCODED + files.ARRAYS)})")
     if split == "train":
         raise UserError(f"data_root: {path} is a single file; training needs a folder")
+    file = files.single(path, folder.patterns_of(config))
     try:
-        request = folder.request_of(config, files.File(path))
+        request = folder.request_of(config, file)
         with videos.Readers() as readers:
             frames, found, left_out = readers.read(request._replace(scratch=None))
     except videos.Broken as error:
@@ -45,5 +46,5 @@ def open_as(config, split):
             folder.OneHot(actions, lengths, names, config.action_classes or max(
                 rows.shape[1] for rows in actions))
             if config.actions == "onehot" else store.Videos(np.concatenate(actions), lengths, names))
-    listed = {name: (files.File(path), video.part) for name, video in zip(names, found, strict=True)}
+    listed = {name: (file, video.part) for name, video in zip(names, found, strict=True)}
     return opened | factors.of_videos(config, listed, opened["video"])

@@ -72,21 +72,10 @@ class FastDecoder(Decoder):
     def decode(self, states):
         if not ties.hold(self):
             return super().decode(states)
-        return frames_of_blocks(self.decode_blocks(states))
+        return frames_of_blocks(decode_blocks(self, states))
 
     def pixels(self, states):
         return BlockPixels(self, states) if ties.hold(self) else super().pixels(states)
-
-    def decode_blocks(self, states):
-        """[N, Z + H] to frames before the tanh, in blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]."""
-        first, *middle, third, last = map(weights_of, self.convs)
-        hidden = dense_conv_transpose(
-            tf.cast(states, self.dense.compute_dtype), *weights_of(self.dense), *first)
-        hidden = _leaky_relu(hidden)
-        for weights in middle:
-            hidden = conv_transpose(hidden, *weights)
-        hidden = _leaky_relu(conv_transpose_to_blocks(hidden, 1, *third))
-        return self.bend(conv_transpose_to_blocks(hidden, 2, *last))
 
 
 class BlockPixels(Pixels):
@@ -95,7 +84,7 @@ class BlockPixels(Pixels):
     @functools.cached_property
     def blocks(self):
         rows = tf.reshape(self.states, [-1, self.states.shape[-1]])
-        decode = self.decoder.decode_blocks
+        decode = functools.partial(decode_blocks, self.decoder)
         return recomputed(decode, rows) if self.decoder.config.remat else decode(rows)
 
     @functools.cached_property
@@ -107,6 +96,18 @@ class BlockPixels(Pixels):
         video = to_blocks(tf.reshape(video, [-1, *video.shape[-3:]]))
         squares = reshape_end(squares_of_tanh(self.blocks, video), 1, [], like=self.states)
         return self.decoder.log_normal(squares, math.prod(self.blocks.shape[1:]))
+
+
+def decode_blocks(decoder, states):
+    """[N, Z + H] to frames before the tanh, in blocks of 4 x 4 pixels, [N, S / 4, S / 4, 16 C]."""
+    first, *middle, third, last = map(weights_of, decoder.convs)
+    hidden = dense_conv_transpose(
+        tf.cast(states, decoder.dense.compute_dtype), *weights_of(decoder.dense), *first)
+    hidden = _leaky_relu(hidden)
+    for weights in middle:
+        hidden = conv_transpose(hidden, *weights)
+    hidden = _leaky_relu(conv_transpose_to_blocks(hidden, 1, *third))
+    return decoder.bend(conv_transpose_to_blocks(hidden, 2, *last))
 
 
 def frames_of_blocks(blocks):

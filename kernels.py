@@ -70,14 +70,18 @@ class FastRSSMCell(RSSMCell):
             state, context_input, head_input, noise, 1 - reset, weights, self.config.cell_min_stddev,
             dtype, compiled=compiles_loops(self))
         posterior = Gaussian(mean, stddev)
-        return Level(stoch, deter, posterior if embedding is None else self.prior(deter), posterior)
+        return Level(stoch, deter, posterior if embedding is None else prior_of(self, deter), posterior)
 
-    def prior(self, deter):
-        """p(z_t | h_t) of all ticks at once: [B, N, H] to a Gaussian."""
-        kernel, bias = both_heads(self.prior_mean, self.prior_stddev)
-        both = product(self.prior_hidden(deter), kernel, self.prior_mean.compute_dtype) + bias
-        mean, raw = tf.split(both, 2, -1)
-        return Gaussian(mean, tf.nn.softplus(raw) + self.config.cell_min_stddev)
+
+# Functions, not methods: a method would hide one of the same name that somebody adds to RSSMCell.
+
+
+def prior_of(cell, deter):
+    """p(z_t | h_t) of all ticks at once: [B, N, H] to a Gaussian."""
+    kernel, bias = both_heads(cell.prior_mean, cell.prior_stddev)
+    both = product(cell.prior_hidden(deter), kernel, cell.prior_mean.compute_dtype) + bias
+    mean, raw = tf.split(both, 2, -1)
+    return Gaussian(mean, tf.nn.softplus(raw) + cell.config.cell_min_stddev)
 
 
 def compiles_loops(cell):

@@ -115,7 +115,7 @@ def _definition_differs(name):
     if path not in codes:  # a namedtuple
         return None
     if isinstance(live, type):
-        return _added(live, path, digests)
+        return _added(live, module, path)
     return None if _is(live, codes[path], module) else f"{path} was replaced"
 
 
@@ -128,11 +128,12 @@ def _is(live, code, module):
             and {*(live.__defaults__ or ()), *(live.__kwdefaults__ or {}).values()} <= {None})
 
 
-def _added(live, path, digests):
+def _added(live, module, path):
     """Names an attribute that was added to a class and hides an inherited one; or None."""
+    known = {*table(), *FREE}
     added = (name for name, value in vars(live).items()
              if (callable(value) or isinstance(value, (property, classmethod, staticmethod)))
-             and not isinstance(value, type) and f"{path}.{name}" not in digests
+             and not isinstance(value, type) and f"{module}.{path}.{name}" not in known
              and any(name in vars(base) for base in live.__mro__[1:]))
     return first(f"{path}.{name} was added" for name in added)
 

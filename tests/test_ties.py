@@ -348,16 +348,37 @@ print(max(np.abs(a - b).max() for a, b in zip(*found)))
 """
 
 
+SCAN = """
+    def scan(self, *args):
+        level = super().scan(*args)
+        return level._replace(deter=0.5 * level.deter)
+
+    def recur(self"""
+PRIOR = """
+    def prior(self, deter):
+        prior = self.head("prior", self.prior_hidden(deter))
+        return prior._replace(stddev=3 * prior.stddev)
+
+    def recur(self"""
+
+
 @pytest.mark.slow
-def test_an_edited_file_runs_as_it_is_written(tmp_path):
-    old, new = "context], -1)", "tf.stop_gradient(context)], -1)"
+@pytest.mark.parametrize("edits, reason", [
+    ({"context], -1)": "tf.stop_gradient(context)], -1)"}, "RSSMCell.tick was edited"),
+    ({"\n    def recur(self": SCAN}, "RSSMCell.scan was added"),
+    # The fast form must not hide a method that is new.
+    ({"\n    def recur(self": PRIOR, 'self.head("prior", self.prior_hidden(deter))\n        if':
+      "self.prior(deter)\n        if"}, "RSSMCell.tick was edited")])
+def test_an_edited_file_runs_as_it_is_written(edits, reason, tmp_path):
     for file in [*ROOT.glob("*.py"), ROOT / "ties.json"]:
         shutil.copy(file, tmp_path)
     text = (tmp_path / "cells.py").read_text()
-    assert text.count(old) == 1
-    (tmp_path / "cells.py").write_text(text.replace(old, new))
+    for old, new in edits.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "cells.py").write_text(text)
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-4
     assert done.stderr.splitlines() == [
-        f"level_{level} runs in its plain form: RSSMCell.tick was edited" for level in (1, 0)]
+        f"level_{level} runs in its plain form: {reason}" for level in (1, 0)]

@@ -117,7 +117,8 @@ def difference_rows(curves, labels, spans=()):
 def difference_text(metric, curve, first, part):
     """How much better a curve is than the first one over some frames; "" if their videos differ."""
     one, other = (each.of(metric.name)[..., part] for each in (curve, first))
-    if one.shape[1:] != other.shape[1:] or not one.size:
+    cut = part.stop is not None and curve.of(metric.name).shape[-1] < part.stop
+    if one.shape[1:] != other.shape[1:] or not one.size or cut:
         return ""
     pair = [defined_mean(values, -1) for values in (one, other)]
     if metric.better == "lower":

@@ -85,8 +85,9 @@ class Logger:
             return math.inf
         with open(self._path) as file:
             lines = map(json.loads, file)
-            return min((line.get("total_loss", math.inf) for line in lines
-                        if line["split"] == "val" and line["step"] > after), default=math.inf)
+            losses = [line["total_loss"] for line in lines if line["split"] == "val"
+                      and line["step"] > after and math.isfinite(line.get("total_loss", math.inf))]
+            return min(losses, default=math.inf)
 
 
 def tag(name):

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import glob
 import json
+import math
 import os
 import shutil
 
@@ -17,9 +18,9 @@ from tools import UserError, cannot_write, save_json
 
 
 @contextlib.contextmanager
-def claim_run_dir(config, fingerprint):
+def claim_run_dir(config, fingerprint, total=math.inf):
     """Makes the run directory, writes its config.yml, data.json and code.json, and locks it in the
-    context, so that no other process trains in it.
+    context, so that no other process trains in it. It leaves a run of `total` steps as it is.
 
     fingerprint: of the training data.
     Raises UserError if the directory cannot be written, if another process trains in it, or if it holds
@@ -33,20 +34,29 @@ def claim_run_dir(config, fingerprint):
             os.makedirs(run_dir, exist_ok=True)
             stack.enter_context(tools.hold(
                 os.path.join(run_dir, "lock"), "", functools.partial(_refuse, run_dir)))
-            goes_on = bool(runs.resumable(run_dir))
-            if goes_on:
+            saved = runs.resumable(run_dir)
+            if saved:
                 _check_config(config)
                 _check_data(config, fingerprint)
-            provenance.note_start(run_dir, goes_on)
-            _remove_leftovers(run_dir)
-            original.keep_config(run_dir)
-            config.save(os.path.join(run_dir, "config.yml"))
-            data_root = os.path.abspath(os.path.expanduser(config.data_root))
-            save_json(os.path.join(run_dir, "data.json"),
-                      {"fingerprint": fingerprint, "data_root": data_root})
+            if not saved or runs.step_of(saved[0]) < total:
+                _note_start(config, fingerprint, bool(saved))
         except OSError as error:
             raise cannot_write("log_root", run_dir, error) from None
         yield
+
+
+def _note_start(config, fingerprint, goes_on):
+    """Writes what a start leaves in the run directory, and removes what earlier ones have left."""
+    run_dir = config.run_dir
+    provenance.note_start(run_dir, goes_on)
+    _remove_leftovers(run_dir)
+    if not goes_on:  # A start that failed may have had other data.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(run_dir, runs.MEAN_FRAME))
+    original.keep_config(run_dir)
+    config.save(os.path.join(run_dir, "config.yml"))
+    data_root = os.path.abspath(os.path.expanduser(config.data_root))
+    save_json(os.path.join(run_dir, "data.json"), {"fingerprint": fingerprint, "data_root": data_root})
 
 
 def _refuse(run_dir, holder):

@@ -25,8 +25,16 @@ from video_model import VideoModel
 MEAN_FRAME = "mean_frame.npz"
 
 
+READING = (OSError, IndexError, RuntimeError, tf.errors.OpError)  # what TensorFlow raises on damage
+
+
 class Damaged(UserError):
     """A checkpoint whose files cannot be read."""
+
+
+def damaged(prefix, error):
+    """The Damaged for an error that reading a checkpoint has raised."""
+    return Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}")
 
 
 # ----------------------------------------------------------------------------------- checkpoints
@@ -105,7 +113,7 @@ def publish(model_dir, out):
     loaded = load(prefix)  # Training may save another checkpoint meanwhile.
     with directory_atomically(out) as part:
         loaded.config.save(os.path.join(part, "config.yml"))
-        published.save(os.path.join(part, "model"), _step_of(prefix), loaded.model)
+        published.save(os.path.join(part, "model"), step_of(prefix), loaded.model)
         mean_frame = os.path.join(run_dir, MEAN_FRAME)
         if os.path.exists(mean_frame):
             shutil.copy(mean_frame, part)
@@ -145,7 +153,7 @@ def restore_model(model_dir, model):
             if not _is_there(prefix):
                 continue
             before = [other for other in _prefixes(os.path.dirname(prefix))
-                      if _step_of(other) < _step_of(prefix)]
+                      if step_of(other) < step_of(prefix)]
             raise UserError(f"{error}" + (
                 f"; the one before it: --model-dir={before[0]}" if before else "")) from None
 
@@ -159,7 +167,7 @@ def _prefixes(directory):
     ours = [os.path.join(directory, name.removesuffix(".index")) for name in names
             if re.fullmatch(r"ckpt-\d+\.index", name)]
     other = original.find(directory) or published.find(directory)
-    return sorted(ours, key=_step_of, reverse=True) or ([other] if other else [])
+    return sorted(ours, key=step_of, reverse=True) or ([other] if other else [])
 
 
 def _is_there(prefix):
@@ -168,7 +176,7 @@ def _is_there(prefix):
         published.is_published(prefix) and os.path.isfile(prefix))
 
 
-def _step_of(prefix):
+def step_of(prefix):
     """The training step in the name of a checkpoint. That of the release has none, and counts as 0."""
     step = re.search(r"-(\d+)(\.npz)?$", prefix)
     return int(step[1]) if step else 0
@@ -178,7 +186,7 @@ def resumable(run_dir):
     """The prefixes that training may resume from: first those in model/, the newest before others."""
     others = glob.glob(os.path.join(glob.escape(run_dir), "model_*"))
     kept = [prefix for directory in others for prefix in _prefixes(directory)]
-    return _prefixes(os.path.join(run_dir, "model")) + sorted(kept, key=_step_of, reverse=True)
+    return _prefixes(os.path.join(run_dir, "model")) + sorted(kept, key=step_of, reverse=True)
 
 
 def restore(prefix, **objects):
@@ -211,8 +219,8 @@ def restore(prefix, **objects):
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise UserError(f"{other}: {str(error).strip().splitlines()[0]}") from None
-    except (OSError, IndexError, RuntimeError, tf.errors.OpError) as error:  # TensorFlow raises any.
-        raise Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}") from None
+    except READING as error:
+        raise damaged(prefix, error) from None
 
 
 def _saved_shapes(prefix):
@@ -220,10 +228,13 @@ def _saved_shapes(prefix):
 
     An optimizer may have renamed the variables, so the paths are those of the objects.
     """
-    reader = tf.train.load_checkpoint(prefix)
-    shapes = reader.get_variable_to_shape_map()
-    nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+            reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
+    except READING as error:
+        raise damaged(prefix, error) from None
     found, seen = {}, set()
     ahead = [("", child) for child in nodes[0].children if child.local_name == "model"]
     for path, reference in ahead:  # This goes on to what it adds to the list, so short paths come first.
@@ -301,7 +312,7 @@ class Checkpoints:
                 # TensorFlow's own tools read this file. Our code does not.
                 file.write(f'model_checkpoint_path: "ckpt-{step}"\n')
         saved = _prefixes(directory)
-        kept = [prefix for prefix in saved if _step_of(prefix) <= step][:2 if folder == "model" else 1]
+        kept = [prefix for prefix in saved if step_of(prefix) <= step][:2 if folder == "model" else 1]
         for prefix in set(saved) - set(kept):
             # The index goes first, since a checkpoint with an index counts as whole.
             for path in [f"{prefix}.index", *glob.glob(f"{glob.escape(prefix)}.data-*")]:

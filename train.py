@@ -56,10 +56,10 @@ def main():
     if config.actions == "onehot":
         config = config.replace(action_classes=clips.action_size)
     validation_data = data_loader.Sequences(config, config.eval_seq_len, "val")
-    total = config.max_steps or max(1, int(config.num_epochs * clips.steps_per_epoch))
+    total = config.max_steps or max(1, config.num_epochs * clips.num_clips // config.batch_size)
     if devices.is_chief:
-        with run_directory.claim_run_dir(config, clips.fingerprint):
-            config = with_intervals_for(total, config, given, print)
+        config = with_intervals_for(total, config, given, print)
+        with run_directory.claim_run_dir(config, clips.fingerprint, total):
             runs.keep_mean_frame(config.run_dir, clips)
             run(config, devices, clips, validation_data, total, print)
     else:

@@ -52,10 +52,11 @@ def test_a_bad_line_is_kept_aside_and_the_run_goes_on(bad, tmp_path, capsys):
 def test_the_least_validation_loss_is_of_what_was_logged(tmp_path):
     logger = Logger(tmp_path, 0)
     assert logger.least_validation_loss(0) == float("inf")
-    for step, loss in [(1, 5.0), (2, 8.0), (3, 7.0)]:
+    for step, loss in [(0, float("nan")), (1, 5.0), (2, 8.0), (3, 7.0)]:
         logger.scalars(step, "train", {"total_loss": 0.0})
         logger.scalars(step, "val", {"total_loss": loss})
     assert (logger.least_validation_loss(0), logger.least_validation_loss(1)) == (5, 7)
+    assert logger.least_validation_loss(-1) == 5
 
 
 def test_in_tensorboard_the_loss_comes_first_and_the_run_has_its_name(tmp_path):

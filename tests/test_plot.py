@@ -316,11 +316,12 @@ def test_two_models_differ_where_the_interval_of_their_paired_difference_exclude
     text = (tmp_path / "a.md").read_text()
     assert "How much better each is than a, on the same videos." in text
     rows = {row[0]: row[1:] for row in comparison.difference_rows(
-        curves_of(*(tmp_path / f"eval_{name}" for name in "abc")), list("abc"), [(1, 2)])}
+        curves_of(*(tmp_path / f"eval_{name}" for name in "abc")), list("abc"), [(1, 2), (3, 9)])}
     better, equal = rows["PSNR (dB) ↑, mean"]
     assert better.endswith(", differs") and 2 < float(better.split()[0]) < 4
     assert not equal.endswith("differs") and rows["LPIPS ↓, mean"] == ["undefined"] * 2
     assert "PSNR (dB) ↑, frames +1 to +2" in rows
+    assert "PSNR (dB) ↑, frames +3 to +9" not in rows  # There are only eight.
 
 
 def test_each_seeds_mean_stands_beside_the_interval(make_run):

@@ -15,8 +15,8 @@ from config import Config
 from tools import UserError
 
 
-def claim(config, fingerprint="data"):
-    with run_directory.claim_run_dir(config, fingerprint):
+def claim(config, fingerprint="data", **total):
+    with run_directory.claim_run_dir(config, fingerprint, **total):
         pass
 
 
@@ -38,6 +38,31 @@ def test_a_run_directory_without_checkpoints_takes_another_model(tmp_path):
     claim(config.replace(channels=3))  # by mistake: the first step never came
     claim(config)
     assert yaml.safe_load((pathlib.Path(config.run_dir) / "config.yml").read_text())["channels"] == 1
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    config = Config(dataset="mmnist", log_root=str(tmp_path))
+    claim(config)
+    checkpoints(config.run_dir).save(4)
+    run = pathlib.Path(config.run_dir)
+    before = {path.name: path.read_bytes() for path in run.glob("*.*")}
+    claim(config.replace(name=config.experiment, lr=0.5, seed=7), total=4)
+    assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
+    claim(config.replace(name=config.experiment, lr=0.5, seed=7), total=5)
+    assert yaml.safe_load((run / "config.yml").read_text())["lr"] == 0.5
+
+
+def test_a_start_that_failed_leaves_no_mean_frame(tmp_path):
+    config = Config(dataset="mmnist", log_root=str(tmp_path))
+    claim(config)
+    mean_frame = pathlib.Path(config.run_dir) / "mean_frame.npz"
+    mean_frame.write_bytes(b"of the data of that start")
+    claim(config)
+    assert not mean_frame.exists()
+    checkpoints(config.run_dir).save(0)
+    mean_frame.write_bytes(b"of this run")
+    claim(config)
+    assert mean_frame.read_bytes() == b"of this run"
 
 
 def test_a_run_directory_is_one_trainers(tmp_path):

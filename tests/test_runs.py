@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import runs
+from config import Config
 from tools import UserError
 
 
@@ -103,6 +104,14 @@ def test_an_evaluation_looks_again_where_its_checkpoint_is_gone(tmp_path, monkey
     model = tf.Module()
     model.variable = tf.Variable(0.0)
     assert runs.restore_model(str(tmp_path), model).endswith("ckpt-30") and float(model.variable) == 30
+
+
+def test_a_damaged_checkpoint_of_a_model_with_actions_is_one_line(tmp_path):
+    folder = saved(tmp_path, 5)
+    cut(folder / "ckpt-5.index")
+    config = Config(dataset="minerl", channels=3, actions=True, channels_mult=1 / 32, levels=1)
+    with pytest.raises(runs.Damaged, match="ckpt-5 is damaged"):
+        runs.action_size(config, str(folder / "ckpt-5"))
 
 
 def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path):

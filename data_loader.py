@@ -217,6 +217,11 @@ class Sequences:
     def __len__(self):
         return len(self._long_enough)
 
+    @property
+    def names(self):
+        """The names of the videos that are long enough, in their order."""
+        return [self._opened["video"].names[video] for video in self._long_enough]
+
     def batch(self, start, size):
         """Reads sequences start to start + size, or to the last: `video`, uint8 [b, T, S, S, C].
 

@@ -170,7 +170,8 @@ def group_seeds(results):
     """Makes a Curve of all results that differ in the seed alone, and a Curve of each other result."""
     curves, found = [], {}
     for result in results:
-        same = {key: result.settings.get(key) for key in compared_keys() if key != "seed"}
+        same = {key: result.settings.get(key) for key in (*compared_keys(), "max_steps", "num_epochs")
+                if key != "seed"}
         shapes = {name: scores.shape for name, scores in result.scores.items()}
         key = json.dumps([same, data_of(result), result.conventions, shapes, bool(result.training)])
         others = found.get(key)

@@ -324,6 +324,11 @@ def test_two_models_differ_where_the_interval_of_their_paired_difference_exclude
     assert "PSNR (dB) ↑, frames +3 to +9" not in rows  # There are only eight.
 
 
+def test_runs_of_other_lengths_are_no_seeds_of_each_other(make_run):
+    assert len(curves_of(make_run("a"), make_run("b", seed=1))) == 1
+    assert len(curves_of(make_run("c"), make_run("d", seed=1, max_steps=150))) == 2
+
+
 def test_each_seeds_mean_stands_beside_the_interval(make_run):
     runs = [make_run(str(seed), seed=seed) for seed in (0, 1)]
     rows = {row[0]: row[1:] for row in comparison.table_rows(curves_of(*runs))}

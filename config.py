@@ -187,7 +187,8 @@ class Config:
                             f"{NAME_BYTES} bytes, without a slash")
         stride = self.strides[-1]
         if stride >= self.eval_seq_len and self.open_loop_ctx % stride:
-            fits = int((self.eval_seq_len - 1) ** (1 / (self.levels - 1)))
+            fits = next(factor for factor in itertools.count(1)
+                        if (factor + 1) ** (self.levels - 1) >= self.eval_seq_len)
             raise UserError(
                 f"tmp_abs_factor: {self.tmp_abs_factor} makes {stride} frames to one tick of the top of "
                 f"{self.levels} levels, but eval_seq_len is {self.eval_seq_len}; nearest: {fits}")
@@ -232,9 +233,10 @@ class Config:
             if (field.name not in {*MAIN_SETTINGS, *NOT_SPELLED} and value != field.default
                     and field.metadata["changes"] != "run"):
                 name += f"_{field.name.replace('_', '')}{_spelled(value)}"
-        if len(name) > NAME_BYTES:
+        if len(name.encode()) > NAME_BYTES:
             digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-            name = f"{name[:NAME_BYTES - len(digest) - 1]}_{digest}"
+            kept = name.encode()[:NAME_BYTES - len(digest) - 1].decode(errors="ignore")
+            name = f"{kept}_{digest}"
         return name
 
     @property

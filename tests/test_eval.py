@@ -453,7 +453,8 @@ def test_a_data_root_that_is_not_there_is_one_line_and_is_not_made(run_dir, refu
 def test_the_digest_of_test_data_sees_the_first_context_and_which_videos_there_are():
     def digest(pixel, *names):
         frames = np.full([1, 6, 4, 4, 1], pixel, np.uint8)
-        return evaluation.digest(types.SimpleNamespace(batch=lambda *_: {"video": frames}, names=names), 4)
+        data = types.SimpleNamespace(batch=lambda *_: {"video": frames}, names=names)
+        return evaluation.digest(data, 4)
 
     assert digest(1, "a", "b") == digest(1, "a", "b")
     assert len({digest(1, "a", "b"), digest(2, "a", "b"), digest(1, "a"), digest(1, "a", "0b")}) == 4

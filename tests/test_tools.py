@@ -61,6 +61,7 @@ def test_a_name_that_is_spelled_is_cut_to_what_a_folder_may_have():
                       beta=[1.2345678] * 15 + [last]).experiment
 
     assert len(name(1.0)) == len(name(2.0)) == 255 and name(1.0) != name(2.0)
+    assert len(Config(dataset="videos", files="ж" * 99).experiment.encode()) in (254, 255)
 
 
 @pytest.mark.parametrize("letter", ["\u202f", "\xa0", "\u200d", "\ue000", "\udcff", "é"])
@@ -113,6 +114,7 @@ def test_strides_are_products_of_factors():
     (dict(dataset=None), "dataset: missing"),
     (dict(tmp_abs_factor=900), "tmp_abs_factor: 900 makes 810000 frames"),
     (dict(tmp_abs_factor=900), "eval_seq_len is 100; nearest: 9"),
+    (dict(tmp_abs_factor=9, levels=4, eval_seq_len=65), "eval_seq_len is 65; nearest: 4"),
     (dict(eval_seq_len=20), "eval_seq_len must be above 36"),
     (dict(name="a/b"), "name: 'a/b' cannot name a folder"),
     (dict(name=".."), "cannot name a folder"),

@@ -3,6 +3,7 @@
 import startup  # noqa: F401
 
 # isort: split
+import collections
 import glob
 import os
 import re
@@ -189,12 +190,13 @@ def resumable(run_dir):
     return _prefixes(os.path.join(run_dir, "model")) + sorted(kept, key=step_of, reverse=True)
 
 
-def restore(prefix, **objects):
+def restore(prefix, config_of="its config.yml", **objects):
     """Restores objects from a checkpoint. `model` is one of them, and all of it must be there.
 
+    config_of: what the model is of, for messages.
     Raises Damaged if the files are damaged, UserError if they hold another architecture.
     """
-    other = f"checkpoint {prefix} holds another architecture than its config.yml"
+    other = f"checkpoint {prefix} holds another architecture than {config_of}"
     try:
         if original.is_release(prefix):
             step = original.restore(prefix, objects["model"])
@@ -211,10 +213,13 @@ def restore(prefix, **objects):
                                 f"new run can start from them: init_from")
             published.assign(published.variables(objects["model"]), published.read(prefix))
             return
-        saved = len(_saved_shapes(prefix))
-        expected = len(objects["model"].trainable_variables)
-        if saved != expected:
-            raise UserError(f"{other}: {saved} variables, not {expected}")
+        saved, wanted = (collections.Counter(map(tuple, shapes)) for shapes in (
+            _saved_shapes(prefix).values(), (x.shape for x in objects["model"].trainable_variables)))
+        if saved != wanted:  # TensorFlow would also print a warning for each variable.
+            shapes = [sorted(map(list, a - b)) for a, b in ((saved, wanted), (wanted, saved))]
+            raise UserError(f"{other}: {saved.total()} variables, not {wanted.total()}"
+                            if saved.total() != wanted.total() else
+                            f"{other}: a variable of shape {shapes[0][0]}, not {shapes[1][0]}")
         status = tf.train.Checkpoint(**objects).read(prefix)
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
@@ -284,7 +289,7 @@ class Checkpoints:
                             f"0, move that file away, or choose another name or log_root")
         if init_from:
             prefix = find_checkpoint(init_from)[1]
-            restore(prefix, model=self._objects["model"])
+            restore(prefix, "the config of this run", model=self._objects["model"])
             say(f"Starts from the weights of {prefix}")
         return 0
 

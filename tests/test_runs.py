@@ -1,5 +1,6 @@
 """Checkpoints: which one is found, and what is restored from it."""
 
+import gc
 import pathlib
 
 import pytest
@@ -112,6 +113,18 @@ def test_a_damaged_checkpoint_of_a_model_with_actions_is_one_line(tmp_path):
     config = Config(dataset="minerl", channels=3, actions=True, channels_mult=1 / 32, levels=1)
     with pytest.raises(runs.Damaged, match="ckpt-5 is damaged"):
         runs.action_size(config, str(folder / "ckpt-5"))
+
+
+def test_another_shape_is_one_line_that_says_whose_config_differs(tmp_path, caplog):
+    saved(tmp_path, 5)
+    model = tf.Module()
+    model.variable = tf.Variable([0.0, 0.0])
+    with pytest.raises(UserError, match=r"its config.yml: a variable of shape \[\], not \[2\]"):
+        runs.restore_model(str(tmp_path), model)
+    with pytest.raises(UserError, match=r"than the config of this run: a variable"):
+        runs.Checkpoints(tmp_path / "new", model=model).restore(str(tmp_path))
+    gc.collect()
+    assert not caplog.records  # TensorFlow warns of every variable of what is not restored.
 
 
 def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path):

@@ -20,8 +20,9 @@ def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
     one seed the interval is over videos alone.
 
     Two finite limits make it a score interval (Wilson 1927), whose variance is 0 at both limits, like
-    the variance of a share. If nothing varies, it is the interval of Clopper & Pearson (1934) for a
-    share of V videos: 20 right videos out of 20 do not prove that every video would be right.
+    the variance of a share. If nothing varies, other videos may still differ: 20 right videos out of 20
+    do not prove that every video would be right. By Clopper & Pearson (1934) their share is then
+    at most 1 - 0.025^(1/V), and the interval is what they could change.
 
     Args:
         values: [S, V, ...]. A video counts if its value is a number in every seed.
@@ -59,15 +60,16 @@ def interval(values, other=None, limits=UNBOUNDED, confidence=0.95):
 
 
 def _score_interval(mean, variance, videos, quantile, limits, confidence):
-    """The interval of a mean between two limits: Wilson's, or Clopper & Pearson's if nothing varies."""
+    """The interval of a mean between two limits: Wilson's, or that of `interval` if nothing varies."""
     least, room = limits[0], limits[1] - limits[0]
     share = np.clip((mean - least) / room, 0, 1)
     # For a share of n independent videos, this equals the squared quantile over n.
     excess = quantile**2 * variance / room**2 / (share * (1 - share))
     middle = (share + excess / 2) / (1 + excess)
     reach = np.sqrt(excess * share * (1 - share) + excess**2 / 4) / (1 + excess)
-    exact = clopper_pearson(share, videos, confidence)
-    return least + room * np.where(variance > 0, [middle - reach, middle + reach], exact)
+    others = 1 - ((1 - confidence) / 2) ** (1 / videos)
+    alike = [share - others * share, share + others * (1 - share)]
+    return least + room * np.where(variance > 0, [middle - reach, middle + reach], alike)
 
 
 def _terms(groups, defined, videos):
@@ -93,14 +95,6 @@ def _terms(groups, defined, videos):
     mean = difference.sum(0) / videos
     spread = np.where(defined, difference - mean, 0)
     return mean, [(1 / videos, (spread**2).sum(0) / (videos - 1), videos - 1), *terms]
-
-
-def clopper_pearson(share, count, confidence=0.95):
-    """The exact interval of a share of `count` cases: low, high."""
-    hits = share * count
-    low = scipy.special.betaincinv(hits, count - hits + 1, (1 - confidence) / 2)
-    high = scipy.special.betaincinv(hits + 1, count - hits, (1 + confidence) / 2)
-    return np.where(hits > 0, low, 0), np.where(hits < count, high, 1)
 
 
 def estimate(values, other=None, limits=UNBOUNDED):

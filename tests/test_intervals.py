@@ -51,10 +51,14 @@ def test_where_nothing_varies_a_share_has_the_exact_interval():
     low, high = intervals.interval(ones, limits=(0, 1))
     assert high == 1 and low == pytest.approx(0.025 ** (1 / 20))
     assert intervals.interval(0 * ones, limits=(0, 1))[1] == pytest.approx(1 - 0.025 ** (1 / 20))
-    half = scipy.stats.binomtest(10, 20).proportion_ci(method="exact")
-    np.testing.assert_allclose(intervals.interval(0.5 * ones, limits=(0, 1)), half)
-    low, high = intervals.interval(ones, ones, limits=(0, 1))  # A difference of 0, between -1 and 1.
-    assert low < 0 < high
+    exact = scipy.stats.binomtest(20, 20).proportion_ci(method="exact")
+    np.testing.assert_allclose([low, high], exact)
+    others = 1 - 0.025 ** (1 / 20)  # So large a share of other videos may be right, or wrong.
+    np.testing.assert_allclose(
+        intervals.interval(0.5 * ones, limits=(0, 1)), [0.5 - others / 2, 0.5 + others / 2])
+    for value in (0, 0.5, 1):  # A difference of 0, between -1 and 1.
+        np.testing.assert_allclose(
+            intervals.interval(value * ones, value * ones, limits=(0, 1)), [-others, others])
     np.testing.assert_allclose(intervals.interval(18.3 * ones), [18.3, 18.3])
 
 

@@ -41,7 +41,8 @@ def open_data(config, flags):
 def analyze(config, model, data, flags, settings, out):
     """Streams the context of one example and flags.frames predicted frames into dream.mp4.
 
-    Memory does not grow with the length. A shorter dream is the beginning of a longer one.
+    Memory does not grow with the length. A shorter dream is the beginning of a longer one, except with
+    action_levels: all, where the last tick of an upper level may see fewer actions.
     """
     frames = dream_frames(config, model, data.batch(flags.example, 1), flags)
     with open(os.path.join(out, "dream.mp4"), "wb") as file, av.open(file, "w", format="mp4") as film:

@@ -76,8 +76,9 @@ class Metric:
         metrics.npz alone.
     needs: names of factors. Data that lacks one of them does not have the metric.
     limits: the least and the greatest possible score.
-    networks: names of networks. A flag --<name> chooses one of them, or the metric is left out. Then
-        function(network) gives the function, and {network} in the convention becomes its name.
+    networks: names of networks. A flag of eval.py by the metric's name must choose one of them; without
+        it the metric is left out. Then function(network) gives the function, and {network} in the
+        convention becomes its name.
     part_of: the name of another metric, whose scores this one has in some frames; in the others it is
         undefined. The function then maps (scores of the other metric, factors) to its own.
     """

@@ -15,7 +15,7 @@ from video_data import files, store, videos
 from video_data.files import SPLITS, kinds, shown
 from video_data.timing import ACTIONS, actions_path, npz_beside
 
-READER = 3  # Increased when files become other frames than before: then all are read again.
+READER = 4  # Increased when files become other frames than before: then all are read again.
 NAMED = 10  # How many messages of a kind are shown.
 
 

@@ -111,7 +111,7 @@ def test_calls_that_linux_alone_has_are_not_needed():
 
 def test_a_measurement_that_linux_alone_allows_is_refused_elsewhere(refusal, monkeypatch):
     monkeypatch.delattr(os, "posix_fadvise")
-    assert "Linux alone" in refusal(bench.main, "data")
+    assert "run bench.py data on Linux" in refusal(bench.main, "data")
 
 
 @pytest.mark.slow

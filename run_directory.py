@@ -20,7 +20,8 @@ from tools import UserError, cannot_write, save_json
 @contextlib.contextmanager
 def claim_run_dir(config, fingerprint, total=math.inf):
     """Makes the run directory, writes its config.yml, data.json and code.json, and locks it in the
-    context, so that no other process trains in it. It leaves a run of `total` steps as it is.
+    context, so that no other process trains in it. Where the newest checkpoint is of step `total`, the
+    run is finished, and its files stay as they are.
 
     fingerprint: of the training data.
     Raises UserError if the directory cannot be written, if another process trains in it, or if it holds
@@ -35,10 +36,11 @@ def claim_run_dir(config, fingerprint, total=math.inf):
             stack.enter_context(tools.hold(
                 os.path.join(run_dir, "lock"), "", functools.partial(_refuse, run_dir)))
             saved = runs.resumable(run_dir)
+            goes_on = not saved or runs.step_of(saved[0]) < total
             if saved:
-                _check_config(config)
+                _check_config(config, print if goes_on else lambda line: None)
                 _check_data(config, fingerprint)
-            if not saved or runs.step_of(saved[0]) < total:
+            if goes_on:
                 _note_start(config, fingerprint, bool(saved))
         except OSError as error:
             raise cannot_write("log_root", run_dir, error) from None
@@ -64,8 +66,8 @@ def _refuse(run_dir, holder):
                     f"choose another name or log_root")
 
 
-def _check_config(config):
-    """Raises UserError if a key differs that changes the model. Prints other keys that differ."""
+def _check_config(config, say):
+    """Raises UserError if a key differs that changes the model. Says which other keys differ."""
     path = os.path.join(config.run_dir, "config.yml")
     if not os.path.exists(path):
         return
@@ -77,7 +79,7 @@ def _check_config(config):
                 f"{config.run_dir} holds a run with {field.name}: {before}, not {now}; "
                 f"set it back, or choose another name or log_root")
         if before != now and field.metadata["changes"] == "training":
-            print(f"From here on {field.name} is {now}; it was {before}.")
+            say(f"From here on {field.name} is {now}; it was {before}.")
 
 
 def _check_data(config, fingerprint):

@@ -1,13 +1,15 @@
 """Arrays in files: which of them are videos, what their axes are, and where their actions lie."""
 
 import os
+import zipfile
+import zlib
 
 import h5py
 import numpy as np
 import pytest
 import twins
 
-from video_data import arrays, videos
+from video_data import arrays, reader, videos
 
 READERS = videos.Readers()
 
@@ -226,3 +228,42 @@ def test_a_lone_factor_is_no_video(tmp_path):
     np.savez(tmp_path / "a.npz", position=np.zeros([12, 8, 8]))
     with pytest.raises(videos.Broken, match="none of them is a video"):
         read(tmp_path / "a.npz")
+
+
+def test_an_array_that_cannot_be_unpacked_is_tried_once(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", video=numbered(40, 5))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "a.npz").write_bytes(content)
+    opened, unpacked = zipfile.ZipFile.open, []
+
+    def noting(archive, name, *args, **options):
+        unpacked.append(name)
+        return opened(archive, name, *args, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", noting)
+    request = videos.Request(str(tmp_path / "a.npz"), videos.Form(channels=1), axes="NTHW")
+    with pytest.raises((videos.Broken, zipfile.BadZipFile, zlib.error)):
+        reader.read(request, Sink())
+    assert len(unpacked) <= 2  # its header, and all of it
+
+
+class Sink:
+    """Takes frames, and forgets them."""
+
+    def frames(self, frames):
+        pass
+
+    def alive(self):
+        pass
+
+    def cut(self, count):
+        pass
+
+
+def test_from_python_a_bad_video_of_several_is_refused(tmp_path):
+    array = numbered(2, 5).astype(np.float32) / 255
+    array[0, 3] = np.nan
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(videos.Broken, match="not finite"):
+        videos.read(tmp_path / "a.npy", videos.Form(channels=1), axes="NTHW")

@@ -191,8 +191,12 @@ def test_folders_of_splits_may_link_to_what_lies_beside_them(tmp_path):
 
 def test_patterns_pick_arrays_that_have_a_preview_of_the_same_name(tmp_path):
     touch(tmp_path, "1.npz", "1.gif", "2.npz", "2.gif")
-    assert names(tmp_path) == ["1.gif", "2.gif"]  # whose actions are in the npz files
-    assert names(tmp_path, "*.npz") == names(tmp_path, "!*.gif") == ["1.npz", "2.npz"]
+    stack = [Image.new("L", (16, 16))] * 2
+    stack[0].save(tmp_path / "3.tif", save_all=True, append_images=stack[1:])
+    touch(tmp_path, "3.npz")
+    assert names(tmp_path) == ["1.gif", "2.gif", "3.tif"]  # whose actions are in the npz files
+    arrays = ["1.npz", "2.npz", "3.npz"]
+    assert names(tmp_path, "*.npz") == names(tmp_path, "!*.gif", "!*.tif") == arrays
 
 
 def test_the_folder_of_videos_may_hold_logs_and_caches_itself(tmp_path):
@@ -205,11 +209,11 @@ def test_a_folder_of_pictures_is_read_alone_as_in_training(tmp_path):
            "two/f_2.png", "two/depth_1.png", "two/depth_2.png")
     found = files.find(str(tmp_path)).videos
     assert files.pictures_of(str(tmp_path / "one")) == found["one"].pictures
-    with pytest.raises(Broken, match=r"holds 2 series of pictures: depth_\*.png, f_\*.png"):
+    with pytest.raises(Broken, match=r"holds 2 series of pictures .depth_\*.png, f_\*.png"):
         files.pictures_of(str(tmp_path / "two"))
 
 
 def test_a_single_file_takes_the_patterns_of_arrays_that_are_for_its_name():
-    patterns = ("sub/*.h5:*/rgb", "*.npz:video", "!*_gt/*")
+    patterns = ("sub/*.h5:*/rgb", "*.npz:video", "!*_gt/*.h5:depth")
     assert files.single("elsewhere/d0.h5", patterns) == files.File("elsewhere/d0.h5", (), ("*/rgb",))
     assert files.single("a.mp4", patterns).within == ()

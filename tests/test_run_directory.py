@@ -40,13 +40,14 @@ def test_a_run_directory_without_checkpoints_takes_another_model(tmp_path):
     assert yaml.safe_load((pathlib.Path(config.run_dir) / "config.yml").read_text())["channels"] == 1
 
 
-def test_a_finished_run_stays_as_it_is(tmp_path):
+def test_a_finished_run_stays_as_it_is(tmp_path, capsys):
     config = Config(dataset="mmnist", log_root=str(tmp_path))
     claim(config)
     checkpoints(config.run_dir).save(4)
     run = pathlib.Path(config.run_dir)
     before = {path.name: path.read_bytes() for path in run.glob("*.*")}
     claim(config.replace(name=config.experiment, lr=0.5, seed=7), total=4)
+    assert "lr" not in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
     claim(config.replace(name=config.experiment, lr=0.5, seed=7), total=5)
     assert yaml.safe_load((run / "config.yml").read_text())["lr"] == 0.5

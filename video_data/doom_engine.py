@@ -94,7 +94,8 @@ def render(wanted, size, processes, alike=False):
 def _worker():
     """A subprocess.Popen that renders, and ends with the context."""
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with (tempfile.TemporaryDirectory(prefix="doom_mazes_", ignore_cleanup_errors=True) as folder,
           subprocess.Popen([sys.executable, "-m", "video_data.doom_engine"], cwd=folder,
                            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -97,7 +97,8 @@ def pictures_of(folder):
     """The pictures of a folder that is one video, in their order. Raises Broken if it holds several."""
     series = _series(folder, sorted(name for name in os.listdir(folder) if not name.startswith(".")))
     if len(series) > 1:
-        raise Broken(f"holds {len(series)} series of pictures: {', '.join(map(shown, series))}")
+        raise Broken(f"holds {len(series)} series of pictures ({', '.join(map(shown, series))}); "
+                     "give a folder of one")
     return next(iter(series.values()), ())
 
 
@@ -204,9 +205,10 @@ def find(root, patterns=(), not_below=()):
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        # Folders of splits come first, since they may link to what lies beside them.
-        folders[:] = sorted((name for name in folders if not name.startswith(".")),
-                            key=lambda name: (name.lower() not in SPLIT_NAMES, name))
+        # The folders of splits come first, since they may link to what lies beside them.
+        first = SPLIT_NAMES if parent == root else ()
+        folders[:] = [name for _, name in sorted(
+            (name.lower() not in first, name) for name in folders if not name.startswith("."))]
         other += _of_folder(root, parent, sorted(names), patterns, listing)
     ordered = dict(sorted(listing.videos.items(), key=lambda item: by_number(item[0])))
     split_of = _split_by_list(root, ordered, listing) or _split_by_folder(root, ordered)
@@ -232,6 +234,7 @@ def _of_folder(root, parent, names, patterns, listing):
     wanted = {name: _wanted(os.path.relpath(os.path.join(parent, name), root), patterns)
               for name in found}
     encoded = [name for name in found if name.lower().endswith(ENCODED) and wanted[name][0]]
+    stacks = [name for name in stacks if wanted.get(name, (False,))[0]]
     beside = {os.path.basename(npz_beside(name)) for name in (*encoded, *stacks)}  # They hold actions.
     found = [name for name in found if name not in beside]
     other = [name for name in names if name not in pictures and name not in found
@@ -277,7 +280,7 @@ def single(path, patterns):
     name = os.path.basename(path)
     return File(path, (), _wanted(name, [
         os.path.basename(outer) + colon + inner for outer, colon, inner in (
-            pattern.partition(":") for pattern in patterns)])[1])
+            pattern.partition(":") for pattern in patterns if not pattern.startswith("!"))])[1])
 
 
 # ------------------------------------------------------------------------------------------ splits

@@ -117,6 +117,7 @@ def _videos_of(name, part, found, request):
         raise Broken("is empty")
     order = arrays.layout(array.shape, request.path, request.axes)
     arrays.check_type(array.dtype)
+    array[:0]  # This unpacks an array of an .npz file. If it cannot be, no video of it can be read.
     actions = arrays.nearest(found, name)
     if actions is None:
         actions = actions_beside(request.path)

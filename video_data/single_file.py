@@ -20,7 +20,7 @@ def open_as(config, split):
     path = config.data_root
     if not ((files.is_video(path) or files.is_stack(path)) and os.path.isfile(path)):
         raise UserError(f"data_root: {path} is neither a folder nor a video file "
-                        f"({', '.join(files.ENCODED + files.ARRAYS)})")
+                        f"({files.kinds()})")
     if split == "train":
         raise UserError(f"data_root: {path} is a single file; training needs a folder")
     file = files.single(path, folder.patterns_of(config))

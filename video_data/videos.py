@@ -163,7 +163,10 @@ def read(path, form, scratch=None, readers=None, **options):
         options["pictures"] = pictures_of(path)
     request = Request(path, form, scratch=scratch, **options)
     with contextlib.nullcontext(readers) if readers else Readers() as readers:
-        frames, found, _ = readers.read(request)
+        frames, found, left_out = readers.read(request)
+    for part, why in left_out.items():
+        if part.endswith("]"):  # It is one of several videos, so the others would be taken for all.
+            raise Broken(why)
     return frames, found
 
 

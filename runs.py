@@ -123,20 +123,31 @@ def publish(model_dir, out):
 def action_size(config, prefix):
     """The width of the actions that a checkpoint's model takes; 0 without actions.
 
-    With actions of width A, the first kernel of level 0 has A more rows.
+    With actions of width A, the kernel of level 0 that sees the context has A more rows.
     """
     if not config.actions:
         return 0
-    cell = CWVAE(config).cells[0]
-    kernel = cell.trainable_variables[0]
+    model = CWVAE(config)
+    level = model.cells[0].name
     if published.is_published(prefix):
-        saved = published.read(prefix)[f"{cell.name}/000/{kernel.path}"]
-        return saved.shape[0] - kernel.shape[0]
-    layer = f"{cell.name}/{os.path.dirname(kernel.path)}"  # level_0/prior_input
-    rows = [shape[0] for path, shape in _saved_shapes(prefix).items()
-            if os.path.dirname(path) == layer and len(shape) == 2]
-    # Without rows, the checkpoint holds another architecture. `restore` says so.
-    return rows[0] - kernel.shape[0] if rows else 0
+        own = [(path, variable.shape) for path, variable in published.variables(model).items()]
+        saved = [(path, array.shape) for path, array in published.read(prefix).items()]
+    else:
+        own = [(f"{level}/{variable.path}", variable.shape)
+               for variable in model.cells[0].trainable_variables]
+        saved = _saved_shapes(prefix).items()
+    own, saved = _kernel_rows(own, level), _kernel_rows(saved, level)
+    # If no layer has more rows, the checkpoint holds another architecture. `restore` says so.
+    return max([0, *(saved[layer] - rows for layer, rows in own.items())])
+
+
+def _kernel_rows(shapes, part):
+    """The rows of the kernels of each layer of a part, a Counter. shapes: pairs (path, shape)."""
+    rows = collections.Counter()
+    for path, shape in shapes:
+        if len(shape) == 2 and path.startswith(f"{part}/"):
+            rows[os.path.dirname(path)] += shape[0]
+    return rows
 
 
 def restore_model(model_dir, model):

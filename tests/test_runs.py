@@ -6,8 +6,10 @@ import pathlib
 import pytest
 import tensorflow as tf
 
+import cells
 import runs
 from config import Config
+from cwvae import CWVAE
 from tools import UserError
 
 
@@ -113,6 +115,28 @@ def test_a_damaged_checkpoint_of_a_model_with_actions_is_one_line(tmp_path):
     config = Config(dataset="minerl", channels=3, actions=True, channels_mult=1 / 32, levels=1)
     with pytest.raises(runs.Damaged, match="ckpt-5 is damaged"):
         runs.action_size(config, str(folder / "ckpt-5"))
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_width_of_actions_is_found_whichever_layer_sees_the_context(
+        published, tmp_path, monkeypatch):
+    class Late(cells.RSSMCell):
+        def make_layers(self, context_size, obs_size):
+            self.first = self.dense("first", self.stoch_size, 7)
+            super().make_layers(context_size, obs_size)
+
+    monkeypatch.setitem(cells.CELLS, "Late", Late)
+    for kind in ("RSSMCell", "Late"):
+        config = Config(dataset="minerl", channels=3, actions=True, channels_mult=1 / 32, levels=2,
+                        action_levels="all", cell_deter_size=5, cell_type=kind, open_loop_ctx=6)
+        model, folder = CWVAE(config, 4), tmp_path / kind
+        folder.mkdir()
+        if published:
+            runs.published.save(str(folder), 3, model)
+        else:
+            tf.train.Checkpoint(model=model).write(str(folder / "ckpt-3"))
+        (prefix,) = runs._prefixes(str(folder))
+        assert runs.action_size(config, prefix) == 4
 
 
 def test_another_shape_is_one_line_that_says_whose_config_differs(tmp_path, caplog):

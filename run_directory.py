@@ -36,11 +36,11 @@ def claim_run_dir(config, fingerprint, total=math.inf):
             stack.enter_context(tools.hold(
                 os.path.join(run_dir, "lock"), "", functools.partial(_refuse, run_dir)))
             saved = runs.resumable(run_dir)
-            goes_on = not saved or runs.step_of(saved[0]) < total
+            trains = not saved or runs.step_of(saved[0]) < total
             if saved:
-                _check_config(config, print if goes_on else lambda line: None)
+                _check_config(config, print if trains else lambda line: None)
                 _check_data(config, fingerprint)
-            if goes_on:
+            if trains:
                 _note_start(config, fingerprint, bool(saved))
         except OSError as error:
             raise cannot_write("log_root", run_dir, error) from None

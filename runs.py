@@ -24,18 +24,14 @@ from tools import UserError, directory_atomically, write_atomically, writing
 from video_model import VideoModel
 
 MEAN_FRAME = "mean_frame.npz"
-
-
-READING = (OSError, IndexError, RuntimeError, tf.errors.OpError)  # what TensorFlow raises on damage
+DAMAGE = (OSError, IndexError, RuntimeError, tf.errors.OpError)  # what TensorFlow raises on damage
 
 
 class Damaged(UserError):
-    """A checkpoint whose files cannot be read."""
+    """A checkpoint whose files cannot be read. error: what reading them has raised."""
 
-
-def damaged(prefix, error):
-    """The Damaged for an error that reading a checkpoint has raised."""
-    return Damaged(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}")
+    def __init__(self, prefix, error):
+        super().__init__(f"checkpoint {prefix} is damaged: {str(error).splitlines()[0]}")
 
 
 # ----------------------------------------------------------------------------------- checkpoints
@@ -226,17 +222,17 @@ def restore(prefix, config_of="its config.yml", **objects):
             return
         saved, wanted = (collections.Counter(map(tuple, shapes)) for shapes in (
             _saved_shapes(prefix).values(), (x.shape for x in objects["model"].trainable_variables)))
+        if saved.total() != wanted.total():
+            raise UserError(f"{other}: {saved.total()} variables, not {wanted.total()}")
         if saved != wanted:  # TensorFlow would also print a warning for each variable.
-            shapes = [sorted(map(list, a - b)) for a, b in ((saved, wanted), (wanted, saved))]
-            raise UserError(f"{other}: {saved.total()} variables, not {wanted.total()}"
-                            if saved.total() != wanted.total() else
-                            f"{other}: a variable of shape {shapes[0][0]}, not {shapes[1][0]}")
+            one, not_one = (list(min(shapes)) for shapes in (saved - wanted, wanted - saved))
+            raise UserError(f"{other}: a variable of shape {one}, not {not_one}")
         status = tf.train.Checkpoint(**objects).read(prefix)
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise UserError(f"{other}: {str(error).strip().splitlines()[0]}") from None
-    except READING as error:
-        raise damaged(prefix, error) from None
+    except DAMAGE as error:
+        raise Damaged(prefix, error) from None
 
 
 def _saved_shapes(prefix):
@@ -249,8 +245,8 @@ def _saved_shapes(prefix):
         shapes = reader.get_variable_to_shape_map()
         nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
             reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
-    except READING as error:
-        raise damaged(prefix, error) from None
+    except DAMAGE as error:
+        raise Damaged(prefix, error) from None
     found, seen = {}, set()
     ahead = [("", child) for child in nodes[0].children if child.local_name == "model"]
     for path, reference in ahead:  # This goes on to what it adds to the list, so short paths come first.

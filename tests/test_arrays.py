@@ -20,6 +20,19 @@ def read(path, **options):
     return READERS.read(videos.Request(str(path), **options))
 
 
+class Sink:
+    """Takes frames, and forgets them."""
+
+    def frames(self, frames):
+        pass
+
+    def alive(self):
+        pass
+
+    def cut(self, count):
+        pass
+
+
 def numbered(videos_count, frames, *last):
     """Grey video whose pixels say which video and frame they are of: uint8 [N, T, 64, 64]."""
     array = np.zeros([videos_count, frames, 64, 64, *last], np.uint8)
@@ -246,19 +259,6 @@ def test_an_array_that_cannot_be_unpacked_is_tried_once(tmp_path, monkeypatch):
     with pytest.raises((videos.Broken, zipfile.BadZipFile, zlib.error)):
         reader.read(request, Sink())
     assert len(unpacked) <= 2  # its header, and all of it
-
-
-class Sink:
-    """Takes frames, and forgets them."""
-
-    def frames(self, frames):
-        pass
-
-    def alive(self):
-        pass
-
-    def cut(self, count):
-        pass
 
 
 def test_from_python_a_bad_video_of_several_is_refused(tmp_path):

@@ -231,8 +231,8 @@ def _of_folder(root, parent, names, patterns, listing):
     pictures = {os.path.basename(path) for paths in series.values() for path in paths}
     found = [name for name in names if name not in pictures and (
         name in stacks or is_video(name) and not is_still(os.path.join(parent, name)))]
-    wanted = {name: _wanted(os.path.relpath(os.path.join(parent, name), root), patterns)
-              for name in found}
+    relative = {name: os.path.relpath(os.path.join(parent, name), root) for name in found}
+    wanted = {name: _wanted(path, patterns) for name, path in relative.items()}
     encoded = [name for name in found if name.lower().endswith(ENCODED) and wanted[name][0]]
     stacks = [name for name in stacks if wanted.get(name, (False,))[0]]
     beside = {os.path.basename(npz_beside(name)) for name in (*encoded, *stacks)}  # They hold actions.
@@ -246,8 +246,7 @@ def _of_folder(root, parent, names, patterns, listing):
     for name in found:
         fits, within = wanted[name]
         if fits:
-            path = os.path.join(parent, name)
-            listing.videos[os.path.relpath(path, root)] = File(path, (), within)
+            listing.videos[relative[name]] = File(os.path.join(parent, name), (), within)
     for pattern, paths in series.items():
         paths = tuple(path for path in paths if _wanted(os.path.relpath(path, root), patterns)[0])
         if len(paths) > 1:
